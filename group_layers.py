@@ -255,17 +255,14 @@ def _parse(text: str, numbers: _Numbers | None = None) -> object:
             twice = next(key for key in keys if keys.count(key) > 1)
             raise GraphError(f"field {_show(twice)} is given twice in one object{_place(fields)}")
         if numbers is not None and "references" in fields:
-            with suppress(KeyError, TypeError, ValueError):
+            try:
                 references = fields["references"]
                 nar_size, closure_size = fields["narSize"], fields["closureSize"]
                 if type(references) is list and _is_size(nar_size) and _is_size(closure_size):
                     number = numbers.__getitem__
-                    return (
-                        number(fields["path"]),
-                        nar_size,
-                        closure_size,
-                        list(map(number, references)),
-                    )
+                    return number(fields["path"]), nar_size, closure_size, list(map(number, references))
+            except (KeyError, TypeError, ValueError):
+                pass  # `load_graph` says what is wrong, if the entry belongs to its graph
         return fields
 
     def refuse(constant: str) -> None:
@@ -324,6 +321,12 @@ def _fault(entry: object) -> str:
     raise AssertionError(entry)
 
 
+def _is_path(value: object) -> bool:
+    with suppress(UnicodeEncodeError):
+        return type(value) is str and value.encode() is not None
+    return False
+
+
 def _place(fields: dict) -> str:
     path = fields.get("path")
     return f" ({path})" if _is_path(path) else ""
@@ -363,10 +366,12 @@ def dominator_tree(successors: list[list[int]], root: int) -> tuple[list[int], l
     depth = [0] * len(successors)  # of vertices that are done, in the dominator tree
     jump = [root] * len(successors)  # of vertices that are done: some vertex above, see `_jump`
     for vertex in order:
-        if vertex != root:
-            above = dominator[vertex]
+        above = dominator[vertex]
+        if above != root:
             depth[vertex] = depth[above] + 1
             jump[vertex] = _jump(above, depth, jump)
+        elif vertex != root:
+            depth[vertex] = 1
         for successor in successors[vertex]:
             known = dominator[successor]
             if known < 0:
@@ -545,16 +550,19 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
     popular = {n for n, count in enumerate(counts or ()) if count >= NIXERY_POPULAR}
     subtrees, unreached = _subtrees(graph, list(requested | large | popular))
 
-    def rating(head: int) -> tuple[int, str, str]:
-        size = sum(map(graph.closure_sizes.__getitem__, subtrees[head]))
-        name = store_name(graph.paths[head])
-        return size * (counts[head] if counts else 1), name, graph.paths[head]
-
+    ratings = {
+        head: sum(map(graph.closure_sizes.__getitem__, paths)) * (counts[head] if counts else 1)
+        for head, paths in subtrees.items()
+    }
     def reason(head: int) -> str:
         reasons = ("requested", requested), ("popular", popular), ("large", large)
         return next((word for word, heads in reasons if head in heads), "shared")
 
-    heads = sorted(subtrees, key=rating)
+    # Only the order of those that may keep a layer matters, and names are slow to compare.
+    least = sorted(ratings.values())[-budget:][0]
+    heads = [head for head in subtrees if ratings[head] < least]
+    kept = [head for head in subtrees if ratings[head] >= least]
+    heads += sorted(kept, key=lambda head: (ratings[head], *_by_name(graph, head)))
     groups = [(subtrees[head], head, reason(head)) for head in heads]
     if unreached:
         groups.insert(

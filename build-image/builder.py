@@ -1,0 +1,57 @@
+"""What every builder in this folder needs: its attributes, and JSON that keeps nothing alive.
+
+The builders are started by Nix without a shell (`run-builder.nix`): no set-up script runs, which
+would take longer than most of them do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import Any, NoReturn
+
+# The last character of the hash in "/<hash>-<name>": see `write_json`.
+_HASH_END = re.compile(r"(/[0-9a-z]{31})([0-9a-z])(?=-)")
+
+
+def read_attributes() -> dict[str, Any]:
+    """Return the derivation's structured attributes.
+
+    Nix 2.8 names a file in NIX_ATTRS_JSON_FILE that its sandbox does not have; there the copy in
+    the build directory is the one to read.
+    """
+    name = os.environ.get("NIX_ATTRS_JSON_FILE", "")
+    with open(name if os.path.exists(name) else ".attrs.json", encoding="utf-8") as file:
+        return json.load(file)
+
+
+def encode_json(value: Any) -> bytes:
+    """Return `value` as JSON in the one form used throughout: sorted keys, no white space.
+
+    It is the form of Nix's `builtins.toJSON` and of Go's encoder, but for one thing: of the hash
+    in every store path the last character is escaped (`\\u0061` for `a`). A JSON reader sees the
+    same string; Nix, which looks for hashes in what a build wrote, sees none, so that a file that
+    only names store paths does not keep them from being deleted.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _HASH_END.sub(lambda match: f"{match[1]}\\u{ord(match[2]):04x}", text).encode()
+
+
+def write_json(name: str, value: Any) -> bytes:
+    """Write `value` to the file `name` in the form of `encode_json`; return the bytes written."""
+    data = encode_json(value)
+    with open(name, "wb") as file:
+        file.write(data)
+    return data
+
+
+def cores() -> int:
+    """Return how many cores Nix lets this build use (`--cores`; 0 means all of them)."""
+    return int(os.environ.get("NIX_BUILD_CORES", "1")) or os.cpu_count() or 1
+
+
+def fail(message: str) -> NoReturn:
+    """End the build with `message` as the last line of its log."""
+    sys.exit(f"error: {message}")

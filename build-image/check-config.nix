@@ -1,0 +1,105 @@
+# Check a container configuration before it is built into an image, where a wrong key or type would
+# go unnoticed until a container starts without it.
+#
+# Keys and types are those of the OCI image specification 1.1 (config.md), and those that docker
+# has besides. Returns the configuration; throws one sentence that names all that is wrong.
+#
+# The first argument is the image's name, the second the configuration.
+name: config:
+let
+  inherit (builtins)
+    all
+    attrNames
+    attrValues
+    concatStringsSep
+    filter
+    isAttrs
+    isBool
+    isInt
+    isList
+    ;
+
+  # What can stand where the configuration has a string: packages become their paths.
+  isString = value: builtins.isString value || builtins.isPath value || isAttrs value && value ? outPath;
+  isStrings = value: isList value && all isString value;
+  isEmptySets = value: isAttrs value && all (inner: inner == { }) (attrValues value);
+  isStringSet = value: isAttrs value && all isString (attrValues value);
+
+  string = {
+    check = isString;
+    what = "a string";
+  };
+  strings = {
+    check = isStrings;
+    what = "a list of strings";
+  };
+  emptySets = {
+    check = isEmptySets;
+    what = "a set whose values are all { }";
+  };
+  number = {
+    check = isInt;
+    what = "a number";
+  };
+  boolean = {
+    check = isBool;
+    what = "true or false";
+  };
+
+  keys = {
+    ArgsEscaped = boolean;
+    AttachStderr = boolean;
+    AttachStdin = boolean;
+    AttachStdout = boolean;
+    Cmd = strings;
+    CpuShares = number;
+    Domainname = string;
+    Entrypoint = strings;
+    Env = {
+      check = value: isStrings value && all (v: builtins.match "[^=]+=.*" "${v}" != null) value;
+      what = "a list of strings NAME=VALUE";
+    };
+    ExposedPorts = emptySets;
+    Healthcheck = {
+      check = isAttrs;
+      what = "a set";
+    };
+    Hostname = string;
+    Labels = {
+      check = isStringSet;
+      what = "a set of strings";
+    };
+    MacAddress = string;
+    Memory = number;
+    MemorySwap = number;
+    NetworkDisabled = boolean;
+    OnBuild = strings;
+    OpenStdin = boolean;
+    Shell = strings;
+    StdinOnce = boolean;
+    StopSignal = string;
+    StopTimeout = number;
+    Tty = boolean;
+    User = string;
+    Volumes = emptySets;
+    WorkingDir = string;
+  };
+
+  problemOf =
+    key:
+    if !(keys ? ${key}) then
+      "there is no key ${key}"
+    else if !keys.${key}.check config.${key} then
+      "${key} must be ${keys.${key}.what}"
+    else
+      null;
+  # A key that is null is one that is not there, as with optional attributes elsewhere in Nix.
+  given = filter (key: config.${key} != null) (attrNames config);
+  problems = filter (problem: problem != null) (map problemOf given);
+in
+if !isAttrs config then
+  throw "config of image ${name} must be a set"
+else if problems != [ ] then
+  throw "config of image ${name}: ${concatStringsSep "; " problems}"
+else
+  removeAttrs config (filter (key: config.${key} == null) (attrNames config))

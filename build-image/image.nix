@@ -1,0 +1,310 @@
+# Contents and a configuration -> an OCI image layout, and what is made from it.
+#
+# Arguments that dockerTools.buildLayeredImage has as well mean the same here.
+{
+  # The package set with the tools, for the machine that builds
+  tools,
+  # System of the machine that the image is for
+  system ? tools.stdenv.hostPlatform.system,
+}:
+let
+  inherit (builtins)
+    concatLists
+    concatStringsSep
+    filter
+    head
+    isAttrs
+    isInt
+    isList
+    isString
+    toJSON
+    ;
+
+  runBuilder = import ./run-builder.nix { inherit tools; };
+  makeLayers = import ./layers.nix { inherit runBuilder; };
+  checkConfig = import ./check-config.nix;
+
+  # Names of machines in the OCI image specification, which are Go's.
+  architectures = {
+    x86_64-linux.architecture = "amd64";
+    i686-linux.architecture = "386";
+    aarch64-linux.architecture = "arm64";
+    armv7l-linux = {
+      architecture = "arm";
+      variant = "v7";
+    };
+    armv6l-linux = {
+      architecture = "arm";
+      variant = "v6";
+    };
+    riscv64-linux.architecture = "riscv64";
+    powerpc64le-linux.architecture = "ppc64le";
+    s390x-linux.architecture = "s390x";
+    loongarch64-linux.architecture = "loong64";
+  };
+  machine =
+    architectures.${system}
+      or (throw "there is no name for the architecture of ${system}: pass architecture");
+
+  # Store paths that a string refers to: what it names, with the references that it has. (Its
+  # context alone names derivations, not their outputs.)
+  storePathsIn =
+    string:
+    let
+      pattern = "(${builtins.storeDir}/[0-9a-df-np-sv-z]{32}-[-+._?=0-9a-zA-Z]+)";
+      references = builtins.substring 0 0 string;
+      found = filter isList (builtins.split pattern (builtins.unsafeDiscardStringContext string));
+    in
+    if builtins.hasContext string then unique (map (match: references + head match) found) else [ ];
+
+  unique = list: map (value: value.key) (
+    builtins.genericClosure {
+      startSet = map (key: { inherit key; }) list;
+      operator = _: [ ];
+    }
+  );
+
+  programsPath = concatStringsSep ":" (
+    map (package: "${package}/bin") [
+      tools.coreutils
+      tools.findutils
+      tools.diffutils
+      tools.gnused
+      tools.gnugrep
+      tools.gawk
+      tools.gnutar
+      tools.gzip
+    ]
+  );
+
+  # A time as given, or the seconds since 1970 for "now".
+  checkTime =
+    what: value:
+    if value == "now" then
+      builtins.currentTime
+        or (throw "${what} = \"now\" is impure, and this evaluation is pure: give a time, or pass --impure")
+    else if
+      isString value
+      && builtins.match "[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9:.]{8,15}(Z|[+-][0-9]{2}:[0-9]{2}))?" value != null
+    then
+      value
+    else
+      throw "${what} must be a time such as 1970-01-01T00:00:01Z or \"now\", not ${toJSON value}";
+  tarTime = time: if isInt time then "@${toString time}" else time;
+in
+{
+  # Name of the image, without a tag
+  name,
+  # Tag, or null for a hash of all that the image is made from
+  tag ? null,
+  # Derivations or paths whose files are linked in the image's root; one or a list
+  contents ? [ ],
+  # Configuration of the container, as the OCI image specification has it: Cmd, Env, User, ...
+  config ? { },
+  # Architecture that the manifest names
+  architecture ? machine.architecture,
+  # When the image says that it was made: ISO 8601, or "now"
+  created ? "1970-01-01T00:00:01Z",
+  # Modification time of all files: ISO 8601, or "now"
+  mtime ? "1970-01-01T00:00:01Z",
+  # Owner of the store paths in the image
+  uid ? 0,
+  gid ? 0,
+  uname ? "root",
+  gname ? "root",
+  # The most layers that the image may have, those of the base included
+  maxLayers ? 100,
+  # An image to build upon: an OCI image layout or an image archive, or null
+  fromImage ? null,
+  # Shell commands that run in the image's root when the contents are linked
+  extraCommands ? "",
+  # The same as an imitated root user, who can give files away
+  fakeRootCommands ? "",
+  # Whether the store paths are in the image, or only links to them
+  includeStorePaths ? true,
+  # Whether the image has a Nix database that knows its store paths
+  includeNixDB ? false,
+  # How layers are compressed: "gz", "zstd" or "none"
+  compressor ? "gz",
+  # Lists of derivations; each list has a layer of its own, whatever the grouping says
+  layers ? [ ],
+  # Popularity table: a JSON file { name: count of direct references }, or null
+  popularity ? null,
+  # Whether evaluation may build the plan of the layers; otherwise one derivation does all
+  importFromDerivation ? true,
+  # Attributes of the result
+  meta ? { },
+  passthru ? { },
+}:
+let
+  compressors = {
+    gz = "${tools.pigz}/bin/pigz";
+    zstd = "${tools.zstd}/bin/zstd";
+    none = "";
+  };
+
+  contentsList = unique (map (content: "${content}") (if isList contents then contents else [ contents ]));
+
+  # What the ready-made contents (essentials.nix) want set in every process.
+  environment = concatLists (
+    map (content: content.imageEnv or [ ]) (
+      filter isAttrs (if isList contents then contents else [ contents ])
+    )
+  );
+
+  checkedConfig = checkConfig name config;
+  configText = toJSON checkedConfig;
+
+  base =
+    if fromImage == null then
+      null
+    else
+      runBuilder {
+        name = "base-image";
+        programs = [ "read_base.py" ];
+        fromImage = "${fromImage}";
+        inherit architecture;
+        skopeo = "${tools.skopeo}/bin/skopeo";
+      };
+
+  commands = extraCommands != "" || fakeRootCommands != "";
+  root = runBuilder {
+    name = "image-root.tar";
+    programs = [ "link_contents.py" ];
+    contents = contentsList;
+    exportReferencesGraph.closure = contentsList;
+    inherit extraCommands fakeRootCommands;
+    tar = "${tools.gnutar}/bin/tar";
+    shell = if commands then "${tools.bash}/bin/bash" else "";
+    path = if commands then programsPath else "";
+    fakeroot = if fakeRootCommands != "" then "${tools.fakeroot}/bin/fakeroot" else "";
+    mtime = packing.mtime;
+  };
+
+  roots = unique (contentsList ++ storePathsIn configText);
+  grouped = map (group: map (path: "${path}") group) layers;
+
+  database = runBuilder {
+    name = "nix-database.tar";
+    programs = [ "make_database.py" ];
+    exportReferencesGraph.closure = roots ++ [ root ] ++ concatLists grouped;
+    leftOut = [ "${root}" ];
+    nixStore = "${tools.nix}/bin/nix-store";
+    tar = "${tools.gnutar}/bin/tar";
+    inherit (builtins) storeDir;
+    inherit (packing) mtime owner group;
+    unsafeDiscardReferences.out = true;
+  };
+
+  packing = {
+    tar = "${tools.gnutar}/bin/tar";
+    inherit compressor;
+    compressorProgram =
+      compressors.${compressor}
+        or (throw "compressor must be \"gz\", \"zstd\" or \"none\", not \"${compressor}\"");
+    inherit (builtins) storeDir;
+    mtime = tarTime (checkTime "mtime" mtime);
+    owner = "${uname}:${toString uid}";
+    group = "${gname}:${toString gid}";
+  };
+
+  layered = makeLayers {
+    inherit
+      roots
+      grouped
+      maxLayers
+      base
+      includeStorePaths
+      importFromDerivation
+      packing
+      ;
+    archives = [ "${root}" ] ++ (if includeNixDB then [ "${database}" ] else [ ]);
+    popularity = if popularity == null then null else "${popularity}";
+  };
+
+  # All that decides what is in the image, and so what its tag is unless one was given.
+  ingredients = {
+    inherit architecture environment base;
+    variant = if architecture == machine.architecture then machine.variant or "" else "";
+    inherit (layered) layers;
+    # Without context: what the configuration names is in the layers, and the layout only mentions
+    # it.
+    config = builtins.fromJSON (builtins.unsafeDiscardStringContext configText);
+    created = checkTime "created" created;
+  };
+  imageTag =
+    if tag != null then
+      tag
+    else
+      builtins.substring 0 32 (
+        builtins.hashString "sha256" (builtins.unsafeDiscardStringContext (toJSON ingredients))
+      );
+
+  archiveArguments = [
+    "--create"
+    "--format=gnu"
+    "--dereference"
+    "--sort=name"
+    "--mtime=@1"
+    "--owner=root:0"
+    "--group=root:0"
+    "--directory=${image}"
+    "oci-layout"
+    "index.json"
+    "manifest.json"
+    "blobs"
+  ];
+
+  image = runBuilder (
+    ingredients
+    // {
+      name = "image";
+      programs = [
+        "assemble_image.py"
+        "read_base.py"
+      ];
+      imageName = name;
+      tag = imageTag;
+      outputs = [
+        "out"
+        "answer"
+      ];
+    }
+  );
+in
+if !(isInt maxLayers && maxLayers >= 1 && maxLayers <= 125) then
+  throw "maxLayers must be a number from 1 to 125, not ${toJSON maxLayers}"
+else
+  image
+  // passthru
+  // {
+    inherit meta passthru imageTag;
+    imageName = name;
+    inherit (layered) layers plan explain;
+
+    # The image as one file that can be carried away: an OCI archive that `docker load` reads, too.
+    archive = derivation {
+      name = "image.tar";
+      inherit (tools.stdenv.buildPlatform) system;
+      builder = "${tools.gnutar}/bin/tar";
+      args = archiveArguments ++ [ "--file=${placeholder "out"}" ];
+      __structuredAttrs = true;
+      unsafeDiscardReferences.out = true;
+    };
+
+    # A script that writes the same file to standard output.
+    stream = tools.writeShellScript "stream-image" ''
+      exec ${tools.gnutar}/bin/tar ${concatStringsSep " " archiveArguments}
+    '';
+
+    # `copy-to DESTINATION [OPTION ...]`: skopeo, which pushes only what is missing there.
+    copyTo = tools.writeShellScriptBin "copy-to" ''
+      exec ${tools.skopeo}/bin/skopeo --insecure-policy copy "''${@:2}" oci:${image}:${imageTag} "$1"
+    '';
+
+    # What another machine needs besides the layers' own store paths to have this image without
+    # building anything: copy its closure to a binary cache.
+    cache = tools.writeText "image-cache" (
+      concatStringsSep "\n" ([ "${image}" "${image.answer}" ] ++ map toString [ layered.plan ])
+    );
+  }

@@ -1,0 +1,116 @@
+"""Make the files of the image's root: symlinks to the contents, and what commands add to them.
+
+Every file of the contents is linked at its place; folders are real, so that the commands, and
+whoever runs the image, can write beside the links. Where two of the contents bring the same file,
+the first named wins and the log says so. A link to a folder is taken for the folder at the root
+(`/sbin`, which is a link in some packages) and where several of the contents have that name;
+deeper down it stays a link. `/tmp` is writable by everyone; `/usr/bin/env` is there when a store
+path of the image has `bin/env`.
+
+Attributes: `contents`, a list; `exportReferencesGraph.closure`, theirs; `extraCommands` and
+`fakeRootCommands`, shell text that runs in the tree ("" for none), the latter under fakeroot;
+`shell`, `fakeroot`, `tar`, programs; `path`, the PATH of the commands; `mtime`, as tar takes it.
+Writes the tree as the uncompressed archive `out`, so that Nix sees which store paths it names.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+
+from builder import fail, read_attributes
+
+TREE = "root"
+
+
+def link_contents(contents: list[str], tree: str) -> list[str]:
+    """Link the files of `contents` below the folder `tree`.
+
+    Returns the names, relative to the root, that more than one of the contents has, sorted.
+    """
+    contested: list[str] = []
+    # Each entry: a folder of the tree, as the parts of its name; the folders to link there; and
+    # the links that were followed on the way, each of them once, or the walk might not end.
+    todo: list[tuple[tuple[str, ...], list[str], frozenset[str]]] = []
+    todo.append(((), [content for content in contents if os.path.isdir(content)], frozenset()))
+    while todo:
+        parts, sources, followed = todo.pop()
+        os.makedirs(os.path.join(tree, *parts), exist_ok=True)
+        providers: dict[str, list[str]] = {}
+        for source in sources:
+            for name in os.listdir(source):
+                providers.setdefault(name, []).append(os.path.join(source, name))
+        for name, candidates in sorted(providers.items()):
+            place = (*parts, name)
+            links = {c: os.path.realpath(c) for c in candidates if os.path.islink(c)}
+            if parts and len(candidates) == 1:
+                folders = [c for c in candidates if c not in links and os.path.isdir(c)]
+            else:
+                folders = [c for c in candidates if os.path.isdir(c) and links.get(c) not in followed]
+            if candidates[0] in folders:
+                todo.append((place, folders, followed.union(links.values())))
+            else:
+                os.symlink(candidates[0], os.path.join(tree, *place))
+                folders = [candidates[0]]
+            if len(folders) < len(candidates):
+                contested.append("/".join(place))
+    return sorted(contested)
+
+
+def find_env(closure: list[str]) -> str | None:
+    """Return a program `bin/env` in one of the store paths `closure`: coreutils' if it is there."""
+    found = [path for path in closure if os.access(path + "/bin/env", os.X_OK)]
+    # By name before hash: which one is taken must not change with every rebuild.
+    found.sort(key=lambda path: ("-coreutils" not in path, path.partition("-")[2], path))
+    return found[0] + "/bin/env" if found else None
+
+
+def complete_root(tree: str, closure: list[str]) -> None:
+    """Add `/tmp`, and `/usr/bin/env` where one is to be had and the contents do not bring it."""
+    temporary = os.path.join(tree, "tmp")
+    os.makedirs(temporary, exist_ok=True)
+    os.chmod(temporary, stat.S_ISVTX | 0o777)
+    env, place = find_env(closure), os.path.join(tree, "usr/bin/env")
+    if env and not os.path.lexists(place):
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.symlink(env, place)
+
+
+def run(what: str, command: list[str], folder: str, path: str = "") -> None:
+    """Run `command` in `folder`; end the build with one line when it fails."""
+    environment = dict(os.environ, PATH=path, LC_ALL="C")
+    status = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
+    if status != 0:
+        fail(f"{what} failed with status {status}")
+
+
+def main() -> None:
+    attributes = read_attributes()
+    os.umask(0o022)
+    contested = link_contents(attributes["contents"], TREE)
+    if contested:
+        shown = ", ".join(contested[:5]) + (", ..." if len(contested) > 5 else "")
+        print(f"in more than one package, the first named wins: {shown}", file=sys.stderr)
+    complete_root(TREE, [entry["path"] for entry in attributes.get("closure", [])])
+
+    shell, path = [attributes["shell"], "-e", "-c"], attributes["path"]
+    if attributes["extraCommands"]:
+        run("extraCommands", [*shell, attributes["extraCommands"]], TREE, path)
+    archive = [attributes["tar"], "--create", "--format=gnu", "--sort=name", "--blocking-factor=1"]
+    archive += ["--mtime", attributes["mtime"], "--file", attributes["outputs"]["out"]]
+    archive += ["--directory", TREE]
+    if attributes["fakeRootCommands"]:
+        # fakeroot remembers the owners that its commands give; tar has to be shown them.
+        remembered = os.path.abspath("owners")
+        fakeroot = [attributes["fakeroot"], "-s", remembered, "--"]
+        run("fakeRootCommands", [*fakeroot, *shell, attributes["fakeRootCommands"]], TREE, path)
+        archive = [attributes["fakeroot"], "-i", remembered, "--", *archive]
+    else:
+        archive += ["--owner=root:0", "--group=root:0"]
+    run("tar", [*archive, "--", *sorted(os.listdir(TREE))], ".", path)
+
+
+if __name__ == "__main__":
+    main()

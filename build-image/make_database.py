@@ -1,0 +1,72 @@
+"""Make a Nix database that knows the store paths of an image, for Nix inside the container.
+
+Attributes: `exportReferencesGraph.closure`, the closure; `leftOut`, paths of it that are not in
+the image; `nixStore`, `tar`, programs; `storeDir`; `mtime`, `owner`, `group`, as tar takes them.
+Writes an uncompressed archive with `nix/var/nix` as `out`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from typing import Any
+
+from builder import fail, read_attributes
+
+
+def registration(entries: list[dict[str, Any]], left_out: list[str]) -> str:
+    """Return what `nix-store --load-db` reads: of each path its hash, size and references.
+
+    Follows the output of `nix-store --dump-db`: path, hash in base 16, size, deriver (none),
+    number of references, references, each on a line.
+    """
+    lines: list[str] = []
+    for entry in entries:
+        if entry["path"] in left_out:
+            continue
+        references = [path for path in entry["references"] if path not in left_out]
+        lines += [entry["path"], entry["narHash"], str(entry["narSize"]), "", str(len(references))]
+        lines += references
+    return "".join(line + "\n" for line in lines)
+
+
+def main() -> None:
+    attributes = read_attributes()
+    state = os.path.abspath("root/nix/var/nix")
+    os.umask(0o022)
+    for folder in ("db", "gcroots", "profiles", "temproots"):
+        os.makedirs(os.path.join(state, folder))
+    environment = {
+        "HOME": os.getcwd(),
+        "NIX_STATE_DIR": state,
+        "NIX_CONF_DIR": os.getcwd(),
+        "NIX_LOG_DIR": os.getcwd(),
+        "NIX_STORE_DIR": attributes["storeDir"],
+        "NIX_REMOTE": "",
+        "USER": "nobody",
+    }
+    # The paths are not checked: this is the database of another machine.
+    text = registration(attributes["closure"], attributes["leftOut"])
+    command = [attributes["nixStore"], "--option", "build-users-group", "", "--load-db"]
+    done = subprocess.run(command, input=text.encode(), env=environment, check=False)
+    if done.returncode != 0:
+        fail(f"nix-store --load-db failed with status {done.returncode}")
+    # The same database, whenever it is made: no time of registration, no write-ahead log.
+    with sqlite3.connect(os.path.join(state, "db/db.sqlite")) as database:
+        database.execute("update ValidPaths set registrationTime = 1")
+        database.commit()
+        database.execute("pragma journal_mode = delete")
+        database.execute("vacuum")
+    database.close()
+    for name in ("reserved", "big-lock"):
+        if os.path.exists(os.path.join(state, "db", name)):
+            os.unlink(os.path.join(state, "db", name))
+    archive = [attributes["tar"], "--create", "--format=gnu", "--sort=name", "--blocking-factor=1"]
+    archive += ["--mtime", attributes["mtime"], "--owner", attributes["owner"]]
+    archive += ["--group", attributes["group"], "--file", attributes["outputs"]["out"]]
+    subprocess.run([*archive, "--directory=root", "nix"], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Plan and pack all layers of an image in one derivation, without import from derivation.
+
+For places that forbid it (Hydra, nixpkgs, `--option allow-import-from-derivation false`). The
+layers are the same to the byte; only they are not shared between images in the Nix store.
+
+Attributes: those of plan_layers.py and of pack_layer.py, and `includeStorePaths`. Writes a
+folder for each layer, as pack_layer.py does, below `out`, named by their order; the plan's
+explanation as `explain`.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from builder import cores, read_attributes
+from pack_layer import Packing, pack_layer
+from plan_layers import plan_layers
+
+
+def main() -> None:
+    attributes = read_attributes()
+    out, archives = attributes["outputs"]["out"], attributes["archives"]
+    plan = plan_layers(attributes, "plan.json", attributes["outputs"]["explain"])
+    contents = [layer["contents"] for layer in plan] if attributes["includeStorePaths"] else []
+    if attributes["maxLayers"] == 1:
+        layers = [(sum(contents, []), archives)]
+    else:
+        layers = [(paths, []) for paths in contents] + [([], archives)]
+    packing = Packing.of(attributes)
+    os.mkdir(out)
+    with ThreadPoolExecutor(cores()) as pool:
+        jobs = [
+            pool.submit(pack_layer, packing, *layer, os.path.join(out, f"{number:03}"))
+            for number, layer in enumerate(layers)
+        ]
+        for job in jobs:
+            job.result()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+# What other Nix code uses. `nix-build -A ATTRIBUTE` and the flake offer the same.
+{
+  # Package set with the contents' package functions, and with the tools in its `buildPackages`
+  pkgs ? import <nixpkgs> { },
+}:
+let
+  tools = pkgs.buildPackages;
+in
+{
+  # Decide which store paths share a layer: the program by itself
+  group-layers = tools.writeTextFile {
+    name = "group-layers";
+    executable = true;
+    destination = "/bin/group-layers";
+    text =
+      "#!${tools.python3}/bin/python3\n"
+      + builtins.readFile ./group_layers.py;
+  };
+
+  # Build an image of packages that are named: the program that a registry server calls
+  nixery-build-image = import ./build-image { pkgs = tools; };
+
+  # Build an image of derivations; the arguments are in build-image/image.nix
+  buildImage = import ./build-image/image.nix {
+    inherit tools;
+    inherit (pkgs.stdenv.hostPlatform) system;
+  };
+
+  # Ready-made contents: binSh, usrBinEnv, caCertificates, fakeNss
+  inherit (import ./build-image/essentials.nix { inherit pkgs; })
+    binSh
+    usrBinEnv
+    caCertificates
+    fakeNss
+    ;
+}

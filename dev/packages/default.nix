@@ -1,0 +1,219 @@
+# The small package set: about seventy programs made from Debian packages, under nixpkgs' names, for where nixpkgs can't
+# be had. `fetch` puts this file into a folder together with the .deb files, their index and the seed that unpacks them.
+#
+# Each name of the index is a store path of its own: a program of programs.txt, or a library's Debian package. Nothing
+# is taken from outside the store while building.
+{
+  system ? builtins.currentSystem,
+  config ? { },
+  overlays ? [ ],
+  # The machine that packages are for, where it is not the one that builds: "aarch64-linux". The packages stay the
+  # building machine's; what the functions report and what data-only packages are good for changes.
+  crossSystem ? null,
+  ...
+}:
+let
+  lib = import ./lib.nix // {
+    # mkDerivation's overrideAttrs takes `old: { }` or `final: prev: { }`.
+    applyChanges =
+      changes: attrs:
+      let
+        first = changes attrs;
+      in
+      if builtins.isFunction first then first attrs else first;
+  };
+
+  index = lib.importJSON ./index.json;
+
+  # [{ attribute, program }]: program is null where there is no main one.
+  programs =
+    let
+      rows = builtins.filter (line: line != "" && !lib.hasPrefix "#" line) (
+        lib.splitString "\n" (builtins.readFile ./programs.txt)
+      );
+      cells = row: builtins.filter (cell: builtins.isString cell && cell != "") (builtins.split " +" row);
+    in
+    map (row: {
+      attribute = lib.head (cells row);
+      program = if lib.last (cells row) == "-" then null else lib.last (cells row);
+    }) rows;
+  mainPrograms = builtins.listToAttrs (map (row: lib.nameValuePair row.attribute row.program) programs);
+
+  seed = builtins.path {
+    path = ./seed;
+    name = "seed";
+    sha256 = index.seed;
+  };
+  loader = if index.architecture == "aarch64" then "ld-linux-aarch64.so.1" else "ld-linux-x86-64.so.2";
+
+  # What a program needs beside its packages' own files, by name of the index:
+  #   links    { "bin/awk" = "gawk"; }: symbolic links to make
+  #   replace  { "bin/script" = { "old" = "new"; }; }: text to replace
+  #   wrap     { "bin/git" = "export ..."; }: shell lines to run first; @out@ is the package itself
+  #   needs    libraries that every program of it loads at its start
+  #   deps     what it refers to beside what Debian says
+  #   patch    false for what patchelf must not touch
+  #   bundle   true: put the certificates into one file
+  corrections = {
+    bash.links."bin/sh" = "bash";
+    cacert.bundle = true;
+    fakeroot = {
+      links."bin/fakeroot" = "fakeroot-sysv";
+      links."bin/faked" = "faked-sysv";
+      replace."bin/fakeroot-sysv" = {
+        "FAKEROOT_BINDIR=/usr/bin" = "FAKEROOT_BINDIR=@out@/bin";
+        "FAKEROOT_LIB=libfakeroot-sysv.so" = "FAKEROOT_LIB=@out@/lib/libfakeroot/libfakeroot-sysv.so";
+        "PATHS=/usr/lib/" = "PATHS= #/usr/lib/";
+        "`getopt " = "`${entries.util-linux}/bin/getopt ";
+        "cat -" = "${entries.coreutils}/bin/cat -";
+        "cut -d" = "${entries.coreutils}/bin/cut -d";
+        "/bin/ls" = "${entries.coreutils}/bin/ls";
+        "sleep 0" = "${entries.coreutils}/bin/sleep 0";
+      };
+      deps = [
+        entries.coreutils
+        entries.util-linux
+      ];
+    };
+    fd.links."bin/fd" = "fdfind";
+    file.wrap."bin/file" = "export MAGIC=\${MAGIC-@out@/lib/file/magic.mgc}";
+    gawk.links."bin/awk" = "gawk";
+    git.wrap."bin/git" = ''
+      export GIT_EXEC_PATH=''${GIT_EXEC_PATH-@out@/lib/git-core}
+      export GIT_TEMPLATE_DIR=''${GIT_TEMPLATE_DIR-@out@/share/git-core/templates}
+      export GITPERLLIB=''${GITPERLLIB-@out@/share/perl5:${entries.liberror-perl}/share/perl5}
+      if [ -z "''${GIT_SSL_CAINFO-}" ] && [ -n "''${SSL_CERT_FILE-}" ]; then
+        export GIT_SSL_CAINFO=$SSL_CERT_FILE
+      fi
+      PATH=$PATH:${
+        lib.makeBinPath [
+          entries.coreutils
+          entries.gnugrep
+          entries.gnused
+        ]
+      }
+    '';
+    libc6.patch = false;
+    lua5_4.links."bin/lua" = "lua5.4";
+    netcat-openbsd.links."bin/nc" = "nc.openbsd";
+    vim.links."bin/vim" = "vim.tiny";
+    which.links."bin/which" = "which.debianutils";
+    moreutils.wrap = lib.genAttrs [ "bin/chronic" "bin/ts" ] (_: ''
+      export PERL5LIB=${
+        lib.makeSearchPath "share/perl5" [
+          entries.libipc-run-perl
+          entries.libtime-duration-perl
+          entries.libtimedate-perl
+        ]
+      }:${entries.libio-pty-perl}/lib/perl5/5.36
+    '');
+    perl.wrap."bin/perl" = ''
+      export PERL5LIB=''${PERL5LIB:+$PERL5LIB:}${
+        lib.concatMapStringsSep ":" (folder: "@out@/${folder}") [
+          "lib/perl/5.36"
+          "share/perl/5.36"
+          "lib/perl-base"
+        ]
+      }
+    '';
+    python3 = {
+      # The C library looks for it where Debian has it when a thread ends.
+      needs = [ "libgcc_s.so.1" ];
+      deps = [ entries.libgcc-s1 ];
+    };
+  };
+
+  # { name of the index = derivation; }
+  entries = builtins.mapAttrs (
+    name: entry:
+    let
+      # "python3Packages.six" is an attribute path, "libldap-2.5-0" a Debian package's name.
+      pname = if mainPrograms ? ${name} then lib.removePrefix "_" (lib.last (lib.splitString "." name)) else name;
+    in
+    derivation (
+      {
+        links = { };
+        replace = { };
+        wrap = { };
+        needs = [ ];
+        patch = true;
+        bundle = false;
+      }
+      // corrections.${name} or { }
+      // {
+        inherit pname system seed;
+        inherit (entry) version;
+        name = "${pname}-${entry.version}";
+        __structuredAttrs = true;
+        builder = "${seed}/lib/${loader}";
+        args = [
+          "--library-path"
+          "${seed}/lib"
+          "${seed}/bin/python3.11"
+          "-I"
+          "-B"
+          ./unpack.py
+        ];
+        deps = map (other: entries.${other}) entry.depends ++ corrections.${name}.deps or [ ];
+        debs = map (
+          deb:
+          builtins.path {
+            path = ./debs + "/${deb.file}";
+            name = "${pname}.deb";
+            recursive = false;
+            inherit (deb) sha256;
+          }
+        ) entry.debs;
+      }
+    )
+    // {
+      inherit pname;
+      inherit (entry) version;
+      meta = {
+        inherit (entry) description;
+        platforms = lib.platforms.linux;
+      }
+      // lib.optionalAttrs (mainPrograms.${name} or null != null) { mainProgram = mainPrograms.${name}; };
+    }
+  ) index.packages;
+
+  packages = lib.foldl' lib.recursiveUpdate { } (
+    map (
+      row: lib.setAttrByPath (lib.splitString "." row.attribute) entries.${row.attribute}
+    ) programs
+  );
+
+  functions = import ./functions.nix {
+    inherit lib;
+    tools = entries;
+    buildSystem = system;
+    hostSystem = if crossSystem == null then system else crossSystem.system or crossSystem;
+  };
+
+  base =
+    self:
+    packages
+    // functions
+    // {
+      inherit lib config overlays;
+      inherit (functions.stdenv) system;
+      path = ./.;
+      stdenvNoCC = self.stdenv;
+      buildPackages = if crossSystem == null then self else import ./. { inherit system config overlays; };
+      pkgsBuildBuild = self.buildPackages;
+      pkgsBuildHost = self.buildPackages;
+      pkgsCross.aarch64-multiplatform = import ./. {
+        inherit system config overlays;
+        crossSystem = "aarch64-linux";
+      };
+      pkgs = self;
+      callPackage = lib.callPackageWith self;
+      newScope = extra: lib.callPackageWith (self // extra);
+      bashInteractive = self.bash;
+      python3Minimal = self.python3;
+      python311 = self.python3;
+      gitMinimal = self.git;
+      gitAndTools = { inherit (self) git; };
+    };
+in
+lib.fix (lib.foldl' (f: overlay: lib.extends overlay f) base overlays)

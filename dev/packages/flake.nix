@@ -1,0 +1,14 @@
+# The small set in the shape of nixpkgs' flake, so that it can stand in for that: --override-input nixpkgs path:<here>.
+{
+  description = "A small set of packages made from Debian's";
+
+  outputs =
+    { self }:
+    let
+      lib = import ./lib.nix;
+    in
+    {
+      inherit lib;
+      legacyPackages = lib.genAttrs lib.systems.flakeExposed (system: import ./. { inherit system; });
+    };
+}

@@ -46,6 +46,13 @@ let
   };
   loader = if index.architecture == "aarch64" then "ld-linux-aarch64.so.1" else "ld-linux-x86-64.so.2";
 
+  withTerminals = "export TERMINFO_DIRS=\${TERMINFO_DIRS-${entries.ncurses}/lib/terminfo}";
+  withPerlModules =
+    names:
+    "export PERL5LIB=${
+      lib.concatMapStringsSep ":" (name: "${entries.${name}}/share/perl5:${entries.${name}}/lib/perl5/5.36") names
+    }";
+
   # What a program needs beside its packages' own files, by name of the index:
   #   links    { "bin/awk" = "gawk"; }: symbolic links to make
   #   replace  { "bin/script" = { "old" = "new"; }; }: text to replace
@@ -75,7 +82,15 @@ let
         entries.util-linux
       ];
     };
+    cowsay.wrap."bin/cowsay" = ''
+      export COWPATH=''${COWPATH-@out@/share/cowsay/cows}
+      ${withPerlModules [ "libtext-charwidth-perl" ]}
+    '';
     fd.links."bin/fd" = "fdfind";
+    figlet = {
+      links."bin/figlet" = "figlet-figlet";
+      wrap."bin/figlet-figlet" = "export FIGLET_FONTDIR=\${FIGLET_FONTDIR-@out@/share/figlet}";
+    };
     file.wrap."bin/file" = "export MAGIC=\${MAGIC-@out@/lib/file/magic.mgc}";
     gawk.links."bin/awk" = "gawk";
     git.wrap."bin/git" = ''
@@ -93,20 +108,29 @@ let
         ]
       }
     '';
+    htop.wrap."bin/htop" = withTerminals;
+    less.wrap."bin/less" = withTerminals;
     libc6.patch = false;
     lua5_4.links."bin/lua" = "lua5.4";
     netcat-openbsd.links."bin/nc" = "nc.openbsd";
-    vim.links."bin/vim" = "vim.tiny";
+    vim = {
+      links."bin/vim" = "vim.tiny";
+      wrap."bin/vim.tiny" = withTerminals;
+    };
     which.links."bin/which" = "which.debianutils";
-    moreutils.wrap = lib.genAttrs [ "bin/chronic" "bin/ts" ] (_: ''
-      export PERL5LIB=${
-        lib.makeSearchPath "share/perl5" [
-          entries.libipc-run-perl
-          entries.libtime-duration-perl
-          entries.libtimedate-perl
-        ]
-      }:${entries.libio-pty-perl}/lib/perl5/5.36
-    '');
+    moreutils.wrap = lib.genAttrs [ "bin/chronic" "bin/ts" ] (
+      _:
+      withPerlModules [
+        "libio-pty-perl"
+        "libipc-run-perl"
+        "libtime-duration-perl"
+        "libtimedate-perl"
+      ]
+    );
+    nano.wrap."bin/nano" = withTerminals;
+    ncurses.wrap = lib.genAttrs [ "bin/clear" "bin/infocmp" "bin/tput" "bin/tset" ] (
+      _: "export TERMINFO_DIRS=\${TERMINFO_DIRS-@out@/lib/terminfo}"
+    );
     perl.wrap."bin/perl" = ''
       export PERL5LIB=''${PERL5LIB:+$PERL5LIB:}${
         lib.concatMapStringsSep ":" (folder: "@out@/${folder}") [

@@ -138,9 +138,7 @@ class Patcher:
         if has_interpreter:
             loader = Path(self.patchelf("--print-interpreter", file).strip()).name
             changes += ["--set-interpreter", self.libraries[loader] / loader]
-            for name in self.needs:
-                needed.append(name)
-                changes += ["--add-needed", name]
+            needed += self.needs
         folders = dict.fromkeys(self.libraries[name] for name in needed if name in self.libraries)
         for name in needed:
             if name not in self.libraries:
@@ -149,6 +147,9 @@ class Patcher:
             changes += ["--set-rpath", ":".join(map(str, folders))]
         if changes:
             self.patchelf(*changes, file)
+        # In one call with the others, patchelf 0.14 mixes up the strings.
+        for name in self.needs if has_interpreter else []:
+            self.patchelf("--add-needed", name, file)
 
     def patch_script(self, file: Path) -> None:
         """Set the interpreter of a script, where a package that it may refer to has it."""
@@ -161,7 +162,6 @@ class Patcher:
                 if (root / "bin" / name).exists():
                     file.write_bytes(f"#!{root}/bin/{name}".encode() + arguments + newline + rest)
                     return
-            print(f"{file}: no {name} to run it")
 
     def patch(self, file: Path) -> None:
         with file.open("rb") as stream:

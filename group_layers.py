@@ -171,58 +171,53 @@ def load_graph(text: str) -> Graph:
     """
     numbers = _Numbers()
     document = _parse(text, numbers)
+    if type(document) is not dict:
+        raise GraphError(f"want an object, got {_show(document)}")
     entries = _list_field(document, "graph", "an empty graph")
-    references = document.get("exportReferencesGraph")
-    requested = _list_field(references, "graph", "no roots", within="exportReferencesGraph.")
+    within = document.get("exportReferencesGraph")
+    requested = _list_field(within, "graph", "no roots", prefix="exportReferencesGraph.")
 
-    described: list = [None] * len(numbers)
+    paths = list(numbers)
+    described: list = [None] * len(paths)
     for position, entry in enumerate(entries, 1):
         if type(entry) is not tuple:
-            raise GraphError(f"entry {position}: {_fault(entry)}")
+            raise GraphError(f"entry {position}: {_fault(entry)}{_place(entry)}")
         number = entry[0]
         if described[number] and not _same(described[number], entry):
-            path = list(numbers)[number]
-            raise GraphError(
-                f'entry {position}: field "path": {path} was listed before, with other data'
-            )
+            path = _show(paths[number])
+            raise GraphError(f'entry {position}: field "path": {path} again, with other data')
         described[number] = entry
 
     for position, path in enumerate(requested, 1):
-        if type(path) is not str or path not in numbers or not described[numbers[path]]:
-            raise GraphError(
-                f'field "exportReferencesGraph.graph": root {position}: {_show(path)} is not in the graph'
-            )
+        place = f'field "exportReferencesGraph.graph": root {position}'
+        if not _is_path(path):
+            raise GraphError(f"{place}: want a store path, got {_show(path)}")
+        if path not in numbers or not described[numbers[path]]:
+            raise GraphError(f"{place}: {_show(path)} is not in the graph")
     roots = [numbers[path] for path in requested]
 
-    paths = list(numbers)
     if None in described:
         for position, entry in enumerate(entries, 1):
-            for reference in entry[3]:
-                if not described[reference]:
-                    raise GraphError(
-                        f'entry {position}: field "references": {paths[reference]} is not in the graph'
-                    )
-        # What is left was named elsewhere in the file: another graph beside this one.
-        described = list(filter(None, described))
-        new = {entry[0]: number for number, entry in enumerate(described)}
+            for number in entry[3]:
+                if not described[number]:
+                    place = f'entry {position}: field "references"'
+                    raise GraphError(f"{place}: {_show(paths[number])} is not in the graph")
+        # The paths left were named elsewhere in the file: by another graph beside this one.
+        described = [entry for entry in described if entry]
         paths = [paths[entry[0]] for entry in described]
+        new = {entry[0]: number for number, entry in enumerate(described)}
         roots = [new[root] for root in roots]
-        described = [(*entry[:3], [new[r] for r in entry[3]]) for entry in described]
+        described = [(*entry[:3], [new[number] for number in entry[3]]) for entry in described]
 
-    return Graph(
-        paths,
-        [entry[1] for entry in described],
-        [entry[2] for entry in described],
-        [entry[3] for entry in described],
-        roots,
-    )
+    _, nar_sizes, closure_sizes, references = map(list, zip(*described))
+    return Graph(paths, nar_sizes, closure_sizes, references, roots)
 
 
 def load_popularity(text: str) -> dict[str, int]:
-    """Read a popularity table: a JSON object of counts by store name. Raises `GraphError`."""
+    """Read a popularity table, a JSON object of counts by store name. Raises `GraphError`."""
     table = _parse(text)
     if type(table) is not dict:
-        raise GraphError("not a popularity table: want an object of counts by store name")
+        raise GraphError(f"want an object of counts by store name, got {_show(table)}")
     for name, count in table.items():
         if not _is_size(count):
             raise GraphError(f"field {_show(name)}: want a count, got {_show(count)}")
@@ -233,9 +228,8 @@ class _Numbers(dict):
     """Numbers store paths in the order in which they are first asked for."""
 
     def __missing__(self, path: object) -> int:
-        if type(path) is not str:
+        if not _is_path(path):
             raise TypeError
-        path.encode()  # raises ValueError for half of a surrogate pair, which no file name holds
         number = self[path] = len(self)
         return number
 
@@ -251,19 +245,21 @@ def _parse(text: str, numbers: _Numbers | None = None) -> object:
     def read_object(pairs: list[tuple[str, object]]) -> object:
         fields = dict(pairs)
         if len(fields) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise GraphError(f"field {_show(twice)} is given twice in one object{_place(fields)}")
-        if numbers is not None and "references" in fields:
-            try:
-                references = fields["references"]
-                nar_size, closure_size = fields["narSize"], fields["closureSize"]
-                if type(references) is list and _is_size(nar_size) and _is_size(closure_size):
-                    number = numbers.__getitem__
-                    return number(fields["path"]), nar_size, closure_size, list(map(number, references))
-            except (KeyError, TypeError, ValueError):
-                pass  # `load_graph` says what is wrong, if the entry belongs to its graph
-        return fields
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise GraphError(f"field {_show(twice)}: given twice in one object{_place(fields)}")
+        if numbers is None:
+            return fields
+        try:
+            nar_size, closure_size = fields["narSize"], fields["closureSize"]
+            references = fields["references"]
+            if type(references) is list and _is_size(nar_size) and _is_size(closure_size):
+                number = numbers.__getitem__
+                targets = list(map(number, references))
+                return number(fields["path"]), nar_size, closure_size, targets
+        except (KeyError, TypeError):
+            pass
+        return fields  # no entry, or one that `_fault` can say more about
 
     def refuse(constant: str) -> None:
         raise GraphError(f"not JSON: {constant}")
@@ -278,23 +274,16 @@ def _parse(text: str, numbers: _Numbers | None = None) -> object:
         raise GraphError(f"not JSON: {error}") from None
 
 
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**64
-
-
-def _same(entry: tuple, other: tuple) -> bool:
-    return entry[:3] == other[:3] and set(entry[3]) == set(other[3])
-
-
-def _list_field(fields: object, name: str, nothing: str, within: str = "") -> list:
+def _list_field(fields: object, name: str, nothing: str, prefix: str = "") -> list:
     """Return the elements of a field that must have some."""
+    place = f'field "{prefix}{name}"'
     if type(fields) is not dict or name not in fields:
-        raise GraphError(f'field "{within}{name}": missing')
+        raise GraphError(f"{place}: missing")
     elements = fields[name]
     if type(elements) is not list:
-        raise GraphError(f'field "{within}{name}": want a list, got {_show(elements)}')
+        raise GraphError(f"{place}: want a list, got {_show(elements)}")
     if not elements:
-        raise GraphError(f'field "{within}{name}": {nothing}')
+        raise GraphError(f"{place}: {nothing}")
     return elements
 
 
@@ -302,42 +291,46 @@ def _fault(entry: object) -> str:
     """Say what is wrong with an entry that could not be read."""
     if type(entry) is not dict:
         return f"want an object, got {_show(entry)}"
-    for name in "path", "narSize", "closureSize", "references":
-        if name not in entry:
-            return f'field "{name}": missing{_place(entry)}'
-    for name in "narSize", "closureSize":
-        if not _is_size(entry[name]):
-            return (
-                f'field "{name}": want a number of bytes, got {_show(entry[name])}{_place(entry)}'
-            )
-    if type(entry["references"]) is not list:
-        return f'field "references": want a list, got {_show(entry["references"])}{_place(entry)}'
-    for name, path in (
-        ("path", entry["path"]),
-        *(("references", path) for path in entry["references"]),
+    for name, wanted, is_right in (
+        ("path", "a store path", _is_path),
+        ("narSize", "a number of bytes", _is_size),
+        ("closureSize", "a number of bytes", _is_size),
+        ("references", "a list", lambda value: type(value) is list),
     ):
-        if not _is_path(path):
-            return f'field "{name}": want a store path, got {_show(path)}{_place(entry)}'
-    raise AssertionError(entry)
+        if name not in entry:
+            return f'field "{name}": missing'
+        if not is_right(entry[name]):
+            return f'field "{name}": want {wanted}, got {_show(entry[name])}'
+    wrong = next(path for path in entry["references"] if not _is_path(path))
+    return f'field "references": want store paths, got {_show(wrong)}'
+
+
+def _place(entry: object) -> str:
+    path = entry.get("path") if type(entry) is dict else None
+    return f" ({_show(path)})" if _is_path(path) else ""
+
+
+def _same(entry: tuple, other: tuple) -> bool:
+    return entry[:3] == other[:3] and set(entry[3]) == set(other[3])
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**64
 
 
 def _is_path(value: object) -> bool:
-    with suppress(UnicodeEncodeError):
-        return type(value) is str and value.encode() is not None
-    return False
+    """Any text will do but half of a surrogate pair, which JSON can spell and no file name holds."""
+    return type(value) is str and value != "" and (value.isascii() or not _HALF_PAIR.search(value))
 
 
-def _place(fields: dict) -> str:
-    path = fields.get("path")
-    return f" ({path})" if _is_path(path) else ""
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def _show(value: object) -> str:
-    """Show a JSON value on a part of a line."""
-    if type(value) is dict or type(value) is list or type(value) is tuple:
-        return "a list" if type(value) is list else "an object"
-    shown = json.dumps(value)
-    return shown if len(shown) <= 60 else shown[:60] + "..."
+    """Return a JSON value as JSON again, short enough for a part of a line."""
+    if isinstance(value, (dict, tuple)):
+        return "an object"
+    return "a list" if isinstance(value, list) else _cut(json.dumps(value), 120)
 
 
 # Dominators
@@ -554,6 +547,7 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
         head: sum(map(graph.closure_sizes.__getitem__, paths)) * (counts[head] if counts else 1)
         for head, paths in subtrees.items()
     }
+
     def reason(head: int) -> str:
         reasons = ("requested", requested), ("popular", popular), ("large", large)
         return next((word for word, heads in reasons if head in heads), "shared")
@@ -648,11 +642,10 @@ def main(argv: list[str] | None = None) -> int:
         layers = group(graph, arguments.budget, popularity, arguments.strategy)
         unreached = unreached_paths(graph)
         if unreached:
-            some = ", ".join(map(store_name, unreached[:3])) + (
-                ", ..." if len(unreached) > 3 else ""
-            )
+            some = ", ".join(map(store_name, unreached[:3])) + ", ..." * (len(unreached) > 3)
             _say(
-                f"{arguments.graph}: {len(unreached)} paths that no root reaches are in the image: {some}"
+                f"{arguments.graph}: no root reaches {len(unreached)} of the paths,"
+                f" which are kept: {some}"
             )
         if arguments.explain:
             _say(explain(graph, arguments.budget, layers), prefix="")

@@ -1,0 +1,567 @@
+"""group_layers.py by itself: known graphs, the command line, and every kind of bad input."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import group_layers
+from group_layers import GraphError, dominator_tree, group, load_graph, load_popularity
+
+PROGRAM = Path(group_layers.__file__)
+STORE = "/nix/store/"
+
+
+def document(references: dict[str, str], roots: str, **sizes: tuple[int, int]) -> dict:
+    """Return an exportReferencesGraph file over paths with names of one letter.
+
+    `sizes` has narSize and closureSize of the paths for which they matter.
+    """
+    entries = [
+        {
+            "path": path,
+            "narSize": sizes.get(path, (10, 20))[0],
+            "closureSize": sizes.get(path, (10, 20))[1],
+            "references": list(targets),
+        }
+        for path, targets in references.items()
+    ]
+    return {"exportReferencesGraph": {"graph": list(roots)}, "graph": entries}
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, PROGRAM, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def plan_of(references: dict[str, str], roots: str, budget: int = 94, **sizes: tuple[int, int]):
+    """Return the contents of the layers that strategy nixery makes, each as a word."""
+    graph = load_graph(json.dumps(document(references, roots, **sizes)))
+    return ["".join(layer.contents) for layer in group(graph, budget, strategy="nixery")]
+
+
+def test_examples_in_the_docstrings_are_true():
+    found = doctest.testmod(group_layers)
+    assert found.attempted >= 6
+    assert found.failed == 0
+
+
+class TestDominatorTree:
+    """Graphs of the papers, with the trees printed there."""
+
+    @staticmethod
+    def dominators(edges: dict[str, str], root: str) -> dict[str, str]:
+        names = sorted({*edges, *"".join(edges.values())})
+        number = {name: n for n, name in enumerate(names)}
+        successors = [[number[target] for target in edges.get(name, "")] for name in names]
+        order, dominator = dominator_tree(successors, number[root])
+        assert order[0] == number[root]
+        for vertex in order[1:]:
+            assert order.index(dominator[vertex]) < order.index(vertex)
+        unreached = [vertex for vertex in range(len(names)) if dominator[vertex] < 0]
+        assert sorted([*order, *unreached]) == list(range(len(names)))
+        return {names[v]: names[dominator[v]] for v in order[1:]}
+
+    def test_cooper_harvey_kennedy_figure_2(self):
+        edges = {"5": "43", "4": "1", "3": "2", "2": "1", "1": "2"}
+        assert self.dominators(edges, "5") == dict.fromkeys("1234", "5")
+
+    def test_cooper_harvey_kennedy_figure_4(self):
+        edges = {"6": "54", "5": "1", "4": "23", "3": "2", "2": "13", "1": "2"}
+        assert self.dominators(edges, "6") == dict.fromkeys("12345", "6")
+
+    def test_lengauer_tarjan_figure_1(self):
+        edges = {
+            **{"R": "ABC", "A": "D", "B": "ADE", "C": "FG", "D": "L", "E": "H", "F": "I"},
+            **{"G": "IJ", "H": "EK", "I": "K", "J": "I", "K": "RI", "L": "H"},
+        }
+        expected = dict.fromkeys("ABCDEHIK", "R") | {"F": "C", "G": "C", "J": "G", "L": "D"}
+        assert self.dominators(edges, "R") == expected
+
+    def test_cycles_with_one_way_in(self):
+        edges = {"a": "b", "b": "cd", "c": "e", "d": "e", "e": "bf", "f": "af"}
+        assert self.dominators(edges, "a") == {"b": "a", "c": "b", "d": "b", "e": "b", "f": "e"}
+
+    def test_a_fact_that_travels_against_the_order(self):
+        # x and y refer to each other; only a second look shows that z is not dominated by x.
+        edges = {"r": "ax", "a": "y", "x": "y", "y": "xz", "z": "w", "w": "z"}
+        assert self.dominators(edges, "r") == {"a": "r", "x": "r", "y": "r", "z": "y", "w": "z"}
+
+    @pytest.mark.parametrize(
+        ("edges", "expected"),
+        [
+            ({"a": ""}, {}),
+            ({"a": "a"}, {}),
+            ({"a": "bbb", "b": "bb"}, {"b": "a"}),
+            ({"a": "b", "c": "b"}, {"b": "a"}),
+            ({"a": "bc", "b": "d", "c": "d"}, {"b": "a", "c": "a", "d": "a"}),
+            ({"a": "b", "b": "a"}, {"b": "a"}),
+        ],
+        ids=["single", "self", "repeated", "unreached", "diamond", "cycle through the root"],
+    )
+    def test_small(self, edges, expected):
+        assert self.dominators(edges, "a") == expected
+
+    # In quadratic time each of these would take hours.
+    HALF = 100_000
+
+    def test_long_comb(self):
+        half = self.HALF
+        spine = [[n + 1, half + n] if n + 1 < half else [half + n] for n in range(half)]
+        teeth = [[] for _ in range(half)]
+        shallow, root = 2 * half, 2 * half + 1
+        successors = [*spine, *teeth, list(range(half, 2 * half)), [0, shallow]]
+        _, dominator = dominator_tree(successors, root)
+        assert dominator[half : 2 * half] == [root] * half
+        assert dominator[1:half] == list(range(half - 1))
+
+    def test_two_long_chains(self):
+        half = self.HALF
+        left = [[n + 1, 2 * half + n] for n in range(half - 1)] + [[3 * half - 1]]
+        right = [[half + n + 1, 2 * half + n] for n in range(half - 1)] + [[3 * half - 1]]
+        successors = [*left, *right, *([] for _ in range(half)), [0, half]]
+        _, dominator = dominator_tree(successors, 3 * half)
+        assert dominator[2 * half : 3 * half] == [3 * half] * half
+
+    def test_long_chain_in_both_directions_entered_at_both_ends(self):
+        count = 2 * self.HALF
+        near = [[p for p in (n - 1, n + 1) if 0 <= p < count] for n in range(count)]
+        _, dominator = dominator_tree([*near, [0, count - 1]], count)
+        assert dominator == [count] * (count + 1)
+
+
+class TestNixery:
+    """The decisions of the original."""
+
+    def test_what_one_path_alone_needs_is_with_it(self):
+        assert plan_of({"a": "bc", "b": "d", "c": "d", "d": ""}, "a") == ["abcd"]
+
+    def test_what_two_need_is_a_layer(self):
+        assert plan_of({"a": "c", "b": "c", "c": "d", "d": ""}, "ab") == ["a", "b", "cd"]
+
+    def test_large_means_more_than_a_hundred_million_bytes_of_closure(self):
+        references = {"a": "bc", "b": "", "c": ""}
+        sizes = {"a": (1, 10**8), "b": (1, 10**8), "c": (1, 10**8 + 1)}
+        assert plan_of(references, "a", **sizes) == ["c", "ab"]
+
+    def test_popular_means_a_thousand_references(self):
+        entries = document({"a": "bcd", "b": "", "c": "", "d": ""}, "a")
+        text = json.dumps(entries).replace('"b"', f'"{STORE}0abc-libb-1"')
+        graph = load_graph(text.replace('"c"', f'"{STORE}0Xbc-libc-1"').replace('"d"', '"libd-1"'))
+        counts = {"libb-1": 1000, "libc-1": 1000, f"{STORE}0Xbc-libc-1": 999, "libd-1": 1000}
+        layers = group(graph, 94, counts, "nixery")
+        assert [layer.reason for layer in layers] == ["requested", "popular", "popular"]
+        assert [layer.name for layer in layers] == ["a", f"{STORE}0abc-libb-1", "libd-1"]
+
+    def test_rating_is_popularity_times_the_sum_of_closure_sizes(self):
+        # Each is summed over the subtree: y's shared bytes count twice.
+        references = {"x": "", "y": "z", "z": ""}
+        sizes = {"x": (1, 11), "y": (4, 8), "z": (4, 4)}
+        assert plan_of(references, "xy", **sizes) == ["x", "yz"]
+        graph = load_graph(json.dumps(document(references, "xy", **sizes)))
+        layers = group(graph, 94, {"x": 2}, "nixery")
+        assert [layer.name for layer in layers] == ["y", "x"]
+
+    def test_the_lowest_are_merged_once_and_come_first(self):
+        sizes = {name: (1, size) for name, size in zip("abcde", (5, 1, 4, 2, 3))}
+        references = dict.fromkeys("abcde", "")
+        assert plan_of(references, "abcde", 5, **sizes) == ["b", "d", "e", "c", "a"]
+        assert plan_of(references, "abcde", 4, **sizes) == ["bd", "e", "c", "a"]
+        assert plan_of(references, "abcde", 2, **sizes) == ["bcde", "a"]
+        assert plan_of(references, "abcde", 1, **sizes) == ["abcde"]
+
+    def test_equal_ratings_are_ordered_by_name_before_hash(self):
+        names = [f"{STORE}{hash_}-{name}" for hash_, name in (("9", "a"), ("1", "b"), ("0", "b"))]
+        entries = [{"path": n, "narSize": 1, "closureSize": 1, "references": []} for n in names]
+        text = json.dumps({"exportReferencesGraph": {"graph": names}, "graph": entries})
+        layers = group(load_graph(text), 94, strategy="nixery")
+        assert [layer.name for layer in layers] == [names[0], names[2], names[1]]
+
+    def test_self_references_and_repeated_ones_change_nothing(self):
+        plain = plan_of({"a": "c", "b": "d", "c": "", "d": ""}, "ab")
+        assert plan_of({"a": "acac", "b": "ddb", "c": "c", "d": "dd"}, "aabb") == plain
+
+    def test_cycles(self):
+        assert plan_of({"a": "b", "b": "c", "c": "b"}, "a") == ["abc"]
+        assert plan_of({"a": "b", "b": "c", "c": "ad", "d": "c"}, "ad") == ["c", "d", "ab"]
+
+    @pytest.mark.parametrize(
+        ("budget", "expected"),
+        [
+            (94, ["xyz", "b", "a"]),
+            (3, ["xyz", "b", "a"]),
+            (2, ["bxyz", "a"]),
+            (1, ["abxyz"]),
+        ],
+    )
+    def test_what_no_root_reaches_is_kept_and_disturbs_no_other_layer(self, budget, expected):
+        references = {"a": "", "b": "", "x": "b", "y": "z", "z": "y"}
+        assert plan_of(references, "ab", budget, a=(1, 30)) == expected
+
+
+class TestLoading:
+    def test_other_fields_and_other_graphs_in_the_file_are_ignored(self):
+        content = document({"b": "", "a": "b"}, "a")
+        content["graph"][0].update(valid=True, ca=None, narHash="sha256:0", deriver={"x": [1]})
+        other = document({"q": "aw", "w": ""}, "q")["graph"]
+        for place in ({"also": other, **content}, {**content, "also": other}):
+            graph = load_graph(json.dumps({**place, "outputs": {"out": "/nix/store/x"}}))
+            assert sorted(graph.paths) == ["a", "b"]
+            assert [graph.paths[root] for root in graph.roots] == ["a"]
+            (target,) = graph.references[graph.paths.index("a")]
+            assert graph.paths[target] == "b"
+
+    def test_the_same_data_twice_is_accepted(self):
+        content = document({"a": "bc", "b": "", "c": ""}, "a")
+        content["graph"].append({**content["graph"][0], "references": ["c", "b", "b"]})
+        assert sorted(load_graph(json.dumps(content)).paths) == ["a", "b", "c"]
+
+    def test_popularity(self):
+        assert load_popularity('{"glibc-2.27": 12, "": 0}') == {"glibc-2.27": 12, "": 0}
+
+    def test_a_budget_below_one(self):
+        graph = load_graph(json.dumps(document({"a": ""}, "a")))
+        with pytest.raises(GraphError, match="budget of 0"):
+            group(graph, 0)
+
+
+GOOD = document({"a": "ab", "b": ""}, "a")
+
+
+def changed(**fields: object) -> str:
+    """Return the good graph as text, its second entry with some fields replaced."""
+    first, second = GOOD["graph"]
+    entry = {name: value for name, value in {**second, **fields}.items() if value is not ...}
+    return json.dumps({**GOOD, "graph": [first, entry]})
+
+
+def with_roots(roots: object) -> str:
+    return json.dumps({**GOOD, "exportReferencesGraph": {"graph": roots}})
+
+
+BAD_GRAPHS = {
+    "empty file": ("", "not JSON: Expecting value: line 1 column 1"),
+    "not JSON": ("{'graph'}", "not JSON: .*line 1 column 2"),
+    "cut short": (json.dumps(GOOD)[:-1], "not JSON"),
+    "something after it": (json.dumps(GOOD) + "]", "not JSON: Extra data"),
+    "byte order mark": ("\ufeff" + json.dumps(GOOD), "not JSON: .*BOM"),
+    "not UTF-8": (b'{"graph": "\xff"}', "not UTF-8, at byte 11"),
+    "not an object": ("[1, 2]", "want an object, got a list"),
+    "null": ("null", "want an object, got null"),
+    "an entry at the top": (json.dumps(GOOD["graph"][0]), "want an object"),
+    "nested too deeply": ("[" * 200_000, "nested too deeply"),
+    "nested in a field": (changed(references=[]).replace("[]", "[" * 10**5), "nested too deeply"),
+    "NaN": (changed(narSize=float("nan")), "not JSON: NaN"),
+    "Infinity": (changed(closureSize=float("inf")), "not JSON: Infinity"),
+    "no graph": (json.dumps({"exportReferencesGraph": {"graph": ["a"]}}), 'field "graph": missing'),
+    "ill-typed graph": (json.dumps({**GOOD, "graph": {}}), 'field "graph": want a list, got an ob'),
+    "empty graph": (json.dumps({**GOOD, "graph": []}), 'field "graph": an empty graph'),
+    "no roots": (with_roots([]), 'field "exportReferencesGraph.graph": no roots'),
+    "roots missing": (
+        json.dumps({"graph": GOOD["graph"]}),
+        'field "exportReferencesGraph.graph": missing',
+    ),
+    "ill-typed roots": (
+        with_roots("a"),
+        'field "exportReferencesGraph.graph": want a list, got "a"',
+    ),
+    "ill-typed root": (with_roots(["a", 7]), "root 2: want a store path, got 7"),
+    "root not there": (with_roots(["a", "z"]), 'root 2: "z" is not in the graph'),
+    "root only referred to elsewhere": (
+        json.dumps({**json.loads(with_roots(["q"])), "also": document({"q": ""}, "q")["graph"]}),
+        'root 1: "q" is not in the graph',
+    ),
+    "entry not an object": (
+        json.dumps({**GOOD, "graph": ["a"]}),
+        'entry 1: want an object, got "a"',
+    ),
+    "path missing": (changed(path=...), 'entry 2: field "path": missing'),
+    "path ill-typed": (changed(path=["b"]), 'entry 2: field "path": want a store path, got a list'),
+    "path empty": (changed(path=""), 'entry 2: field "path": want a store path, got ""'),
+    "half a surrogate pair": (
+        changed(path="b\ud800"),
+        r'field "path": want a store path, got "b\\ud800',
+    ),
+    "size missing": (changed(narSize=...), r'entry 2: field "narSize": missing \("b"\)'),
+    "closure size missing": (changed(closureSize=...), 'entry 2: field "closureSize": missing'),
+    "negative size": (
+        changed(narSize=-1),
+        'entry 2: field "narSize": want a number of bytes, got -1',
+    ),
+    "fractional size": (changed(narSize=1.5), "want a number of bytes, got 1.5"),
+    "size a string": (
+        changed(closureSize="9"),
+        'field "closureSize": want a number of bytes, got "9"',
+    ),
+    "size a truth value": (changed(narSize=True), "want a number of bytes, got true"),
+    "size over 64 bits": (
+        changed(narSize=2**64),
+        "want a number of bytes, got 18446744073709551616",
+    ),
+    "size with a thousand digits": (changed(narSize=10**1000), "want a number of bytes, got 10000"),
+    "size with an exponent": (
+        changed(narSize=0).replace(" 0", " 1e999"),
+        "number of bytes, got Inf",
+    ),
+    "references missing": (changed(references=...), 'entry 2: field "references": missing'),
+    "references ill-typed": (changed(references="a"), 'field "references": want a list, got "a"'),
+    "references an object": (changed(references={"a": 1}), "want a list, got an object"),
+    "reference ill-typed": (changed(references=["a", None]), "want store paths, got null"),
+    "reference a list": (changed(references=[["a"]]), "want store paths, got a list"),
+    "reference half a pair": (changed(references=["\udfff"]), r'store paths, got "\\udfff"'),
+    "reference not there": (
+        changed(references=["a", "z"]),
+        'entry 2: field "references": "z" is not',
+    ),
+    "path twice, other size": (changed(path="a"), 'entry 2: field "path": "a" again, with'),
+    "path twice, other references": (
+        changed(path="a", references=["b"]),
+        'entry 2: field "path": "a" again, with other data',
+    ),
+    "field twice": (
+        changed().replace('"path": "b"', '"path": "b", "path": "a"'),
+        'field "path": given twice in one object',
+    ),
+    "graph twice": (json.dumps(GOOD)[:-1] + ', "graph": []}', 'field "graph": given twice'),
+    "line breaks in what is shown": (changed(path="b\nc", narSize=-1), r'got -1 \("b\\nc"\)'),
+}
+
+
+class TestBadInput:
+    """One line on standard error, exit status 2, and the output file as it was."""
+
+    @staticmethod
+    def refused(done: subprocess.CompletedProcess, message: str, folder: Path) -> None:
+        assert done.returncode == 2
+        assert done.stdout == ""
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("group-layers: ")
+        assert re.search(message, line), line
+        assert len(line) < 400
+        assert not [name for name in os.listdir(folder) if name.endswith(".tmp")]
+
+    @pytest.mark.parametrize("name", BAD_GRAPHS)
+    def test_graph(self, tmp_path, name):
+        content, message = BAD_GRAPHS[name]
+        graph, out = tmp_path / "bad.json", tmp_path / "layers.json"
+        graph.write_bytes(content if isinstance(content, bytes) else content.encode())
+        out.write_text("as it was")
+        self.refused(
+            run("--graph", graph, "--out", out), f"^group-layers: {graph}: .*{message}", tmp_path
+        )
+        assert out.read_text() == "as it was"
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("[]", "want an object of counts by store name, got a list"),
+            ('{"git-1": -1}', 'field "git-1": want a count, got -1'),
+            ('{"git-1": 1.0}', 'field "git-1": want a count, got 1.0'),
+            ('{"git-1": [[]]}', 'field "git-1": want a count, got a list'),
+            ('{"git-1": 1, "git-1": 2}', 'field "git-1": given twice'),
+            ('{"git-1": NaN}', "not JSON: NaN"),
+            ("{", "not JSON"),
+        ],
+    )
+    def test_popularity(self, tmp_path, content, message):
+        graph, table, out = tmp_path / "graph", tmp_path / "table", tmp_path / "out"
+        graph.write_text(json.dumps(GOOD))
+        table.write_text(content)
+        done = run("--graph", graph, "--pop", table, "--out", out)
+        self.refused(done, f"^group-layers: {table}: {message}", tmp_path)
+        assert not out.exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--budget", "0"], "argument --budget: want a number of layers, at least 1, got '0'"),
+            (["--budget", "-3"], "argument --budget"),
+            (["--budget", "many"], "got 'many'"),
+            (["--budget", "1.5"], "got '1.5'"),
+            (["--budget", "9" * 5000], "got '999"),
+            (["--budget", "\u0663"], "want a number of layers"),
+            (["--strategy", "best"], "argument --strategy: invalid choice: 'best'"),
+            (["--grap", "x"], "unrecognized arguments"),
+            (["--graph", "nowhere.json"], "nowhere.json: No such file or directory"),
+            (["--graph", "."], r"\.: Is a directory"),
+            (["--pop", "nowhere.json"], "nowhere.json: No such file"),
+            (["--out", "nowhere/out.json"], "nowhere/out.json: No such file or directory"),
+            (["--out", "."], r"\.: Is a directory"),
+            (["--out", "/dev/full"], "/dev/full: No space left on device"),
+            (["--out", "/proc/none"], "/proc/none: "),
+        ],
+    )
+    def test_arguments(self, tmp_path, arguments, message):
+        (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
+        self.refused(run(*arguments, cwd=tmp_path), message, tmp_path)
+        assert os.listdir(tmp_path) == [".attrs.json"]
+
+    def test_a_plan_that_cannot_be_written_whole(self, tmp_path):
+        graph, out = tmp_path / "graph", tmp_path / "out"
+        graph.write_text(json.dumps(document(dict.fromkeys(map(str, range(2000)), ""), "1")))
+        out.write_text("as it was")
+
+        def small_files() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+        done = run("--graph", graph, "--out", out, preexec_fn=small_files)
+        errors = [line for line in done.stderr.splitlines() if "no root reaches" not in line]
+        assert (done.returncode, errors) == (2, [f"group-layers: {out}: File too large"])
+        assert out.read_text() == "as it was"
+        assert sorted(os.listdir(tmp_path)) == ["graph", "out"]
+
+
+class TestCommandLine:
+    def test_defaults(self, tmp_path):
+        (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
+        done = run(cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert json.loads((tmp_path / "layers.json").read_text()) == [{"contents": ["a", "b"]}]
+
+    def test_the_file_that_nix_names(self, tmp_path):
+        (tmp_path / "attributes").write_text(json.dumps(document({"n": ""}, "n")))
+        (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
+        named = {**os.environ, "NIX_ATTRS_JSON_FILE": str(tmp_path / "attributes")}
+        assert run("--out", "-", cwd=tmp_path, env=named).stdout == '[{"contents":["n"]}]\n'
+        # Nix 2.8 names a file of the host, which is not there in the sandbox.
+        named["NIX_ATTRS_JSON_FILE"] = "/build/nowhere"
+        assert run("--out", "-", cwd=tmp_path, env=named).stdout == '[{"contents":["a","b"]}]\n'
+
+    def test_the_program_runs_by_itself(self, tmp_path):
+        (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
+        done = subprocess.run(
+            [PROGRAM, "--out", "-"], cwd=tmp_path, capture_output=True, check=True
+        )
+        assert json.loads(done.stdout) == [{"contents": ["a", "b"]}]
+
+    def test_importing_does_nothing(self, tmp_path):
+        code = (
+            "import gc, sys; before = set(sys.modules); import group_layers; assert gc.isenabled()"
+        )
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(PROGRAM.parent),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True
+        )
+        assert (done.returncode, done.stdout, done.stderr, os.listdir(tmp_path)) == (
+            0,
+            b"",
+            b"",
+            [],
+        )
+
+    def test_the_budget_and_the_popularity_are_used(self, tmp_path):
+        graph, table = tmp_path / "graph", tmp_path / "table"
+        graph.write_text(json.dumps(document({"a": "bcd", "b": "", "c": "", "d": ""}, "a")))
+        table.write_text('{"b": 1000, "c": 2000}')
+        command = ("--graph", graph, "--strategy", "nixery", "--out", "-", "--pop", table)
+        assert (
+            run(*command).stdout
+            == '[{"contents":["a","d"]},{"contents":["b"]},{"contents":["c"]}]\n'
+        )
+        done = run(*command, "--budget", "2")
+        assert done.stdout == '[{"contents":["a","b","d"]},{"contents":["c"]}]\n'
+
+    def test_paths_that_no_root_reaches_are_said(self, tmp_path):
+        graph = tmp_path / "graph"
+        names = {f"{STORE}abc{n}-spare-{n}": "" for n in range(5)}
+        graph.write_text(json.dumps(document({"a": "", **names}, "a")))
+        done = run("--graph", graph, "--out", "-")
+        assert done.returncode == 0
+        assert done.stderr == (
+            f"group-layers: {graph}: no root reaches 5 of the paths, which are kept:"
+            " spare-0, spare-1, spare-2, ...\n"
+        )
+        assert {"a", *names} == {p for layer in json.loads(done.stdout) for p in layer["contents"]}
+
+    def test_a_large_path_that_no_root_reaches_is_said_too(self, tmp_path):
+        graph = tmp_path / "graph"
+        graph.write_text(json.dumps(document({"a": "", "x": "y", "y": ""}, "a", x=(1, 10**9))))
+        assert "no root reaches 2 of the paths" in run("--graph", graph, "--out", "-").stderr
+
+    @pytest.mark.parametrize("strategy", group_layers.STRATEGIES)
+    def test_no_byte_depends_on_the_hash_seed(self, tmp_path, strategy):
+        graph = tmp_path / "graph"
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        references = {p: letters[n + 1 : n + 9 : 1 + n % 3] for n, p in enumerate(letters)}
+        graph.write_text(json.dumps(document(references, "abc")))
+        plans = {
+            run("--graph", graph, "--out", "-", "--budget", "5", "--strategy", strategy, "--explain",
+                env={**os.environ, "PYTHONHASHSEED": str(seed)}).stdout
+            for seed in range(6)
+        }  # fmt: skip
+        assert len(plans) == 1
+
+    def test_named_pipes(self, tmp_path):
+        graph, out = tmp_path / "graph", tmp_path / "out"
+        os.mkfifo(graph)
+        os.mkfifo(out)
+        writer = threading.Thread(target=graph.write_text, args=(json.dumps(GOOD),), daemon=True)
+        writer.start()
+        read: list[str] = []
+        reader = threading.Thread(target=lambda: read.append(out.read_text()), daemon=True)
+        reader.start()
+        done = run("--graph", graph, "--out", out)
+        reader.join(20)
+        assert (done.returncode, read) == (0, ['[{"contents":["a","b"]}]\n'])
+        assert out.is_fifo()
+
+    def test_standard_output_by_its_other_name(self, tmp_path):
+        (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
+        assert run("--out", "/dev/stdout", cwd=tmp_path).stdout == '[{"contents":["a","b"]}]\n'
+
+    def test_a_symbolic_link_stays_one(self, tmp_path):
+        (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
+        (tmp_path / "real.json").write_text("old")
+        (tmp_path / "layers.json").symlink_to("real.json")
+        assert run(cwd=tmp_path).returncode == 0
+        assert (tmp_path / "layers.json").is_symlink()
+        assert json.loads((tmp_path / "real.json").read_text()) == [{"contents": ["a", "b"]}]
+
+    def test_nobody_reads(self, tmp_path):
+        (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, PROGRAM, "--out", "-"]
+        done = subprocess.run(
+            command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True
+        )
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (2, "group-layers: standard output: Broken pipe\n")
+
+    def test_interrupted(self, tmp_path):
+        pipe = tmp_path / "graph"
+        os.mkfifo(pipe)
+        process = subprocess.Popen(
+            [sys.executable, PROGRAM, "--graph", pipe], cwd=tmp_path, stderr=subprocess.PIPE
+        )
+        with open(pipe, "w"):  # opens when the program does
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors, os.listdir(tmp_path)) == (130, b"", ["graph"])
+
+    def test_a_long_chain(self, tmp_path):
+        graph, count = tmp_path / "graph", 200_000
+        entries = [
+            {"path": str(n), "narSize": 1, "closureSize": count - n, "references": [str(n + 1)]}
+            for n in range(count)
+        ]
+        entries[-1]["references"] = []
+        graph.write_text(json.dumps({"exportReferencesGraph": {"graph": ["0"]}, "graph": entries}))
+        done = run("--graph", graph, "--out", "-", "--strategy", "nixery")
+        assert done.stderr == ""
+        assert [len(layer["contents"]) for layer in json.loads(done.stdout)] == [count]

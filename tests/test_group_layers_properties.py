@@ -1,0 +1,165 @@
+"""What must hold of group_layers.py on any graph: dominators, decisions, partition, determinism."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from group_layers import STRATEGIES, dominator_tree, group, load_graph, store_name
+from nixery_model import nixery_plan, reachable
+
+
+@st.composite
+def digraphs(draw, largest: int = 14):
+    """Successor lists of any shape: cycles, self references, repeated and unreachable vertices."""
+    count = draw(st.integers(1, largest))
+    vertices = st.integers(0, count - 1)
+    return [draw(st.lists(vertices, max_size=4)) for _ in range(count)]
+
+
+def dominators_by_deletion(successors: list[list[int]], root: int) -> list[set[int]]:
+    """Return each vertex's dominators, by the definition: it is out of reach without them."""
+
+    def reached(without: int) -> set[int]:
+        seen, todo = set(), [root]
+        while todo:
+            vertex = todo.pop()
+            if vertex != without and vertex not in seen:
+                seen.add(vertex)
+                todo += successors[vertex]
+        return seen
+
+    everything = reached(-1)
+    dominators = [set() for _ in successors]
+    for vertex in everything:
+        for lost in everything - reached(vertex):
+            dominators[lost].add(vertex)
+    return dominators
+
+
+def check_dominators(successors: list[list[int]], root: int) -> None:
+    order, immediate = dominator_tree(successors, root)
+    expected = dominators_by_deletion(successors, root)
+    assert order[0] == root
+    assert len(set(order)) == len(order)
+    assert set(order) == {v for v, dominators in enumerate(expected) if dominators}
+    position = {vertex: place for place, vertex in enumerate(order)}
+    for vertex, dominators in enumerate(expected):
+        if not dominators:
+            assert immediate[vertex] == -1
+        elif vertex == root:
+            assert immediate[vertex] == root
+        else:
+            assert expected[immediate[vertex]] == dominators - {vertex}
+            assert position[immediate[vertex]] < position[vertex]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(digraphs(), st.data())
+def test_dominators_are_those_of_the_definition(successors, data):
+    check_dominators(successors, data.draw(st.integers(0, len(successors) - 1)))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_dominators_of_larger_graphs(seed):
+    """Sparse and dense, acyclic and cyclic, deep and shallow."""
+    chance = random.Random(seed)
+    count, degree = chance.choice([(30, 2), (60, 1.3), (60, 2), (120, 1.1), (40, 5)])
+    successors: list[list[int]] = [[] for _ in range(count)]
+    for _ in range(int(count * degree)):
+        tail, head = chance.randrange(count), chance.randrange(count)
+        if seed % 3 == 0 and tail > head:
+            tail, head = head, tail
+        successors[tail].append(head)
+    if seed % 2:
+        for vertex in range(count - 1):
+            successors[vertex].append(vertex + 1)
+    check_dominators(successors, 0)
+
+
+SIZES = st.sampled_from([0, 1, 2, 50_000_000, 100_000_000, 100_000_001])
+
+
+@st.composite
+def closures(draw, all_reached: bool = False):
+    """An exportReferencesGraph file over paths some of which share a name, and a popularity table."""
+    successors = draw(digraphs(9))
+    names = [draw(st.sampled_from(["a-1", "b-1", "B-1", "c"])) for _ in successors]
+    prefix = st.sampled_from(["/nix/store/", "/gnu/store/"])
+    paths = [f"{draw(prefix)}{n * 7 % 10}x-{name}" for n, name in enumerate(names)]
+    roots = draw(st.lists(st.sampled_from(paths), min_size=1, max_size=4))
+    entries = [
+        {
+            "path": path,
+            "narSize": draw(SIZES),
+            "closureSize": draw(SIZES),
+            "references": [paths[target] for target in targets],
+        }
+        for path, targets in zip(paths, successors)
+    ]
+    while all_reached and (rest := set(paths) - reachable(entries, roots)):
+        roots.append(min(rest))
+    known = st.sampled_from([*names, *paths])
+    counts = st.sampled_from([0, 1, 2, 999, 1000, 5000])
+    table = draw(st.none() | st.dictionaries(known, counts, max_size=5))
+    return {"exportReferencesGraph": {"graph": roots}, "graph": entries}, table
+
+
+def plan(document: dict, budget: int, popularity: dict | None, strategy: str) -> list[list[str]]:
+    layers = group(load_graph(json.dumps(document)), budget, popularity, strategy)
+    return [layer.contents for layer in layers]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(closures(all_reached=True), st.integers(1, 10))
+def test_nixery_decides_as_the_original(closure, budget):
+    document, popularity = closure
+    expected = nixery_plan(document, budget, popularity or {})
+    assert plan(document, budget, popularity, "nixery") == expected
+
+
+@settings(max_examples=500, deadline=None)
+@given(closures(), st.integers(1, 12), st.sampled_from(sorted(STRATEGIES)))
+def test_each_path_is_in_one_layer_and_the_budget_is_kept(closure, budget, strategy):
+    document, popularity = closure
+    graph = load_graph(json.dumps(document))
+    layers = group(graph, budget, popularity, strategy)
+    sizes = {entry["path"]: entry["narSize"] for entry in document["graph"]}
+    assert 1 <= len(layers) <= budget
+    assert sorted(path for layer in layers for path in layer.contents) == sorted(sizes)
+    for layer in layers:
+        assert layer.contents == sorted(layer.contents) != []
+        assert layer.size == sum(sizes[path] for path in layer.contents)
+        assert layer.name in layer.contents
+
+
+@settings(max_examples=500, deadline=None)
+@given(closures(), st.integers(1, 12), st.sampled_from(sorted(STRATEGIES)), st.randoms())
+def test_the_order_of_what_is_listed_means_nothing(closure, budget, strategy, chance):
+    document, popularity = closure
+    graph = [
+        {**entry, "references": chance.sample(entry["references"], len(entry["references"]))}
+        for entry in document["graph"]
+    ]
+    roots = document["exportReferencesGraph"]["graph"]
+    chance.shuffle(graph)
+    shuffled = {
+        "graph": graph,
+        "exportReferencesGraph": {"graph": chance.sample(roots, len(roots))},
+    }
+    first, second = (
+        group(load_graph(json.dumps(d)), budget, popularity, strategy) for d in (document, shuffled)
+    )
+    assert first == second
+
+
+@given(st.sampled_from(["/nix/store/", "/nix/store", "nix/store/"]), st.text(max_size=12))
+def test_store_name_cuts_off_the_folder_and_the_hash_alone(folder, rest):
+    path = folder + rest
+    hash_, dash, name = rest.partition("-")
+    plain = hash_ != "" and set(hash_) <= set("abcdefghijklmnopqrstuvwxyz0123456789")
+    assert store_name(path) == (name if folder == "/nix/store/" and dash and plain else path)

@@ -23,7 +23,6 @@ import hashlib
 import json
 import os
 from datetime import datetime, timezone
-from typing import Any
 
 from builder import encode_json, fail, read_attributes, write_json
 from read_base import blob_path, find_manifest, read_blob
@@ -59,16 +58,14 @@ def merge_environment(*environments: list[str]) -> list[str]:
     return list(merged.values())
 
 
-def history_of(layer: dict[str, Any], created: str) -> dict[str, str]:
+def history_of(layer: dict, created: str) -> dict[str, str]:
     """Return the history entry of a packed layer: what made it and the store paths in it."""
     paths = layer["storePaths"]
     comment = "store paths: " + " ".join(paths) if paths else "symlinks and files of the root"
     return {"created": created, "created_by": "nixery-build-image", "comment": comment}
 
 
-def image_config(
-    attributes: dict[str, Any], layers: list[dict[str, Any]], base: dict[str, Any]
-) -> dict[str, Any]:
+def image_config(attributes: dict, layers: list[dict], base: dict) -> dict:
     """Return the image's configuration: the base's, overlaid with what the attributes say."""
     created = timestamp(attributes["created"])
     config = {**base.get("config", {}), **attributes["config"]}
@@ -115,84 +112,106 @@ def layer_folders(outputs: list[str]) -> list[str]:
     return folders
 
 
-def main() -> None:
-    attributes = read_attributes()
-    out = attributes["outputs"]["out"]
-    blobs = os.path.join(out, "blobs/sha256")
-    os.makedirs(blobs)
+def write_blob(layout: str, value: object, media_type: str) -> dict:
+    """Write `value` as a JSON blob of the layout; return its descriptor."""
+    data = encode_json(value)
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    with open(blob_path(layout, digest), "wb") as file:
+        file.write(data)
+    return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
-    # Where each layer's blob is, by digest. The same layer twice is one blob.
-    files: dict[str, str] = {}
-    descriptors, base = [], {}
-    if attributes["base"]:
-        layout = attributes["base"]
-        manifest = read_blob(layout, find_manifest(layout, attributes["architecture"]))
-        base = read_blob(layout, manifest["config"])
-        for layer in manifest["layers"]:
-            # A docker archive's layers have docker's names for the same formats.
-            ending = layer["mediaType"].rpartition(".tar")[2].replace(".", "+")
-            kind = "application/vnd.oci.image.layer.v1.tar" + ending
-            descriptors.append({**layer, "mediaType": kind})
-            files[layer["digest"]] = os.path.realpath(blob_path(layout, layer["digest"]))
+
+def base_layers(layout: str, manifest: dict) -> list[dict]:
+    """Return the layers of a base image as pack_layer.py describes its own.
+
+    Docker has other names for the same media types.
+    """
     layers = []
-    for folder in layer_folders(attributes["layers"]):
+    for layer in manifest["layers"]:
+        ending = layer["mediaType"].rpartition(".tar")[2].replace(".", "+")
+        file = os.path.realpath(blob_path(layout, layer["digest"]))
+        with open(file, "rb") as blob:
+            md5 = hashlib.md5(usedforsecurity=False)
+            while chunk := blob.read(1 << 20):
+                md5.update(chunk)
+        kind = "application/vnd.oci.image.layer.v1.tar" + ending
+        layers.append({**layer, "mediaType": kind, "file": file, "md5": md5.hexdigest()})
+    return layers
+
+
+def packed_layers(outputs: list[str]) -> list[dict]:
+    """Return the descriptions of the layers in `outputs`, each of which has one layer or many."""
+    folders = []
+    for output in outputs:
+        if os.path.exists(os.path.join(output, "layer.json")):
+            folders.append(output)
+        else:
+            folders += [os.path.join(output, name) for name in sorted(os.listdir(output))]
+    layers = []
+    for folder in folders:
         with open(os.path.join(folder, "layer.json"), encoding="utf-8") as file:
             layer = json.load(file)
-        layers.append(layer)
-        descriptors.append({key: layer[key] for key in ("mediaType", "digest", "size")})
-        files[layer["digest"]] = os.path.join(folder, layer["file"])
-    if base and base.get("architecture") != attributes["architecture"]:
-        fail(
-            f"fromImage is for {base.get('architecture')}, the image for "
-            f"{attributes['architecture']}"
+        layers.append({**layer, "file": os.path.join(folder, layer["file"])})
+    return layers
+
+
+def descriptor_of(layer: dict) -> dict:
+    """Return what a manifest says of a layer."""
+    return {key: layer[key] for key in ("mediaType", "digest", "size")}
+
+
+def location_of(blob: dict) -> dict:
+    """Return where a blob is, as the answer has it."""
+    md5 = base64.b64encode(bytes.fromhex(blob["md5"])).decode()
+    return {"path": blob["file"], "size": blob["size"], "md5": md5}
+
+
+def main() -> None:
+    attributes = read_attributes()
+    out, architecture = attributes["outputs"]["out"], attributes["architecture"]
+    base_config, below = {}, []
+    if attributes["base"]:
+        base_manifest = read_blob(
+            attributes["base"], find_manifest(attributes["base"], architecture)
         )
-    for digest, file in files.items():
-        os.symlink(file, os.path.join(blobs, digest.partition(":")[2]))
+        base_config = read_blob(attributes["base"], base_manifest["config"])
+        below = base_layers(attributes["base"], base_manifest)
+        if base_config.get("architecture") != architecture:
+            fail(f"fromImage is for {base_config.get('architecture')}, this for {architecture}")
+    layers = packed_layers(attributes["layers"])
 
-    def write_blob(value: Any, media_type: str) -> dict[str, Any]:
-        data = encode_json(value)
-        digest = hashlib.sha256(data).hexdigest()
-        with open(os.path.join(blobs, digest), "wb") as file:
-            file.write(data)
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
-
-    config = write_blob(image_config(attributes, layers, base), CONFIG_TYPE)
+    os.makedirs(os.path.join(out, "blobs/sha256"))
+    for digest, file in {layer["digest"]: layer["file"] for layer in below + layers}.items():
+        os.symlink(file, blob_path(out, digest))
+    config = write_blob(out, image_config(attributes, layers, base_config), CONFIG_TYPE)
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "config": config,
-        "layers": descriptors,
+        "layers": [descriptor_of(layer) for layer in below + layers],
     }
-    image = write_blob(manifest, MANIFEST_TYPE)
-    image["annotations"] = {"org.opencontainers.image.ref.name": attributes["tag"]}
-    image["platform"] = {"architecture": attributes["architecture"], "os": "linux"}
+    image = {
+        **write_blob(out, manifest, MANIFEST_TYPE),
+        "annotations": {"org.opencontainers.image.ref.name": attributes["tag"]},
+        "platform": {"architecture": architecture, "os": "linux"},
+    }
     write_json(f"{out}/oci-layout", {"imageLayoutVersion": "1.0.0"})
     write_json(f"{out}/index.json", {"schemaVersion": 2, "manifests": [image]})
     docker = {
-        "Config": "blobs/" + config["digest"].replace(":", "/"),
+        "Config": blob_path("", config["digest"]),
         "RepoTags": [f"{attributes['imageName']}:{attributes['tag']}"],
-        "Layers": ["blobs/" + layer["digest"].replace(":", "/") for layer in descriptors],
+        "Layers": [blob_path("", layer["digest"]) for layer in below + layers],
     }
     write_json(f"{out}/manifest.json", [docker])
 
-    md5 = {layer["digest"]: layer["md5"] for layer in layers}
-    locations = {}
-    files[config["digest"]] = os.path.join(blobs, config["digest"].partition(":")[2])
-    for descriptor in [config, *descriptors]:
-        digest = descriptor["digest"]
-        file = files[digest]
-        if digest not in md5:
-            with open(file, "rb") as blob:
-                hashed = hashlib.md5(blob.read(), usedforsecurity=False).hexdigest()
-            md5[digest] = hashed
-        locations[digest.partition(":")[2]] = {
-            "path": file,
-            "size": descriptor["size"],
-            "md5": base64.b64encode(bytes.fromhex(md5[digest])).decode(),
-        }
-    answer = {"manifest": manifest, "layerLocations": locations}
+    config_file = blob_path(out, config["digest"])
+    with open(config_file, "rb") as file:
+        md5 = hashlib.md5(file.read(), usedforsecurity=False).hexdigest()
+    blobs = [{**config, "file": config_file, "md5": md5}, *below, *layers]
+    locations = {blob["digest"].partition(":")[2]: location_of(blob) for blob in blobs}
     # Not `write_json`: the answer keeps alive what it names.
     with open(attributes["outputs"]["answer"], "w", encoding="utf-8") as file:
+        answer = {"manifest": manifest, "layerLocations": locations}
         json.dump(answer, file, sort_keys=True, separators=(",", ":"))
 
 

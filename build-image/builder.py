@@ -1,7 +1,7 @@
 """What every builder in this folder needs: its attributes, and JSON that keeps nothing alive.
 
 The builders are started by Nix without a shell (`run-builder.nix`): no set-up script runs, which
-would take longer than most of them do.
+would take longer than most of them do. For the same reason they import little.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import json
 import os
 import re
 import sys
-from typing import Any, NoReturn
 
 # The last character of the hash in "/<hash>-<name>": see `write_json`.
 _HASH_END = re.compile(r"(/[0-9a-z]{31})([0-9a-z])(?=-)")
 
 
-def read_attributes() -> dict[str, Any]:
+def read_attributes() -> dict:
     """Return the derivation's structured attributes.
 
     Nix 2.8 names a file in NIX_ATTRS_JSON_FILE that its sandbox does not have; there the copy in
@@ -27,7 +26,7 @@ def read_attributes() -> dict[str, Any]:
         return json.load(file)
 
 
-def encode_json(value: Any) -> bytes:
+def encode_json(value: object) -> bytes:
     """Return `value` as JSON in the one form used throughout: sorted keys, no white space.
 
     It is the form of Nix's `builtins.toJSON` and of Go's encoder, but for one thing: of the hash
@@ -39,12 +38,10 @@ def encode_json(value: Any) -> bytes:
     return _HASH_END.sub(lambda match: f"{match[1]}\\u{ord(match[2]):04x}", text).encode()
 
 
-def write_json(name: str, value: Any) -> bytes:
-    """Write `value` to the file `name` in the form of `encode_json`; return the bytes written."""
-    data = encode_json(value)
+def write_json(name: str, value: object) -> None:
+    """Write `value` to the file `name` in the form of `encode_json`."""
     with open(name, "wb") as file:
-        file.write(data)
-    return data
+        file.write(encode_json(value))
 
 
 def cores() -> int:
@@ -52,6 +49,6 @@ def cores() -> int:
     return int(os.environ.get("NIX_BUILD_CORES", "1")) or os.cpu_count() or 1
 
 
-def fail(message: str) -> NoReturn:
-    """End the build with `message` as the last line of its log."""
+def fail(message: str) -> None:
+    """End the build with `message` as the last line of its log; does not return."""
     sys.exit(f"error: {message}")

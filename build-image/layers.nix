@@ -21,7 +21,7 @@
   base,
   # Popularity table, a file, or null
   popularity,
-  # How layers are packed: the attributes of pack_layer.py's `Packing`
+  # How layers are packed: attributes of pack_layer.py
   packing,
   # Whether the store paths are in the image, or only what links to them
   includeStorePaths,

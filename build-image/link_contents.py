@@ -48,7 +48,9 @@ def link_contents(contents: list[str], tree: str) -> list[str]:
             if parts and len(candidates) == 1:
                 folders = [c for c in candidates if c not in links and os.path.isdir(c)]
             else:
-                folders = [c for c in candidates if os.path.isdir(c) and links.get(c) not in followed]
+                folders = [
+                    c for c in candidates if os.path.isdir(c) and links.get(c) not in followed
+                ]
             if candidates[0] in folders:
                 todo.append((place, folders, followed.union(links.values())))
             else:

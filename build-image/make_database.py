@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
-from typing import Any
 
 from builder import fail, read_attributes
 
 
-def registration(entries: list[dict[str, Any]], left_out: list[str]) -> str:
+def registration(entries: list[dict], left_out: list[str]) -> str:
     """Return what `nix-store --load-db` reads: of each path its hash, size and references.
 
     Follows the output of `nix-store --dump-db`: path, hash in base 16, size, deriver (none),
@@ -63,9 +62,9 @@ def main() -> None:
         if os.path.exists(os.path.join(state, "db", name)):
             os.unlink(os.path.join(state, "db", name))
     archive = [attributes["tar"], "--create", "--format=gnu", "--sort=name", "--blocking-factor=1"]
-    archive += ["--mtime", attributes["mtime"], "--owner", attributes["owner"]]
-    archive += ["--group", attributes["group"], "--file", attributes["outputs"]["out"]]
-    subprocess.run([*archive, "--directory=root", "nix"], check=True)
+    archive += [f"--{option}={attributes[option]}" for option in ("mtime", "owner", "group")]
+    archive += ["--file", attributes["outputs"]["out"], "--directory=root", "nix"]
+    subprocess.run(archive, check=True)
 
 
 if __name__ == "__main__":

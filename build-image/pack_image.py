@@ -14,7 +14,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from builder import cores, read_attributes
-from pack_layer import Packing, pack_layer
+from pack_layer import pack_layer
 from plan_layers import plan_layers
 
 
@@ -24,14 +24,13 @@ def main() -> None:
     plan = plan_layers(attributes, "plan.json", attributes["outputs"]["explain"])
     contents = [layer["contents"] for layer in plan] if attributes["includeStorePaths"] else []
     if attributes["maxLayers"] == 1:
-        layers = [(sum(contents, []), archives)]
+        layers = [([path for paths in contents for path in paths], archives)]
     else:
         layers = [(paths, []) for paths in contents] + [([], archives)]
-    packing = Packing.of(attributes)
     os.mkdir(out)
     with ThreadPoolExecutor(cores()) as pool:
         jobs = [
-            pool.submit(pack_layer, packing, *layer, os.path.join(out, f"{number:03}"))
+            pool.submit(pack_layer, attributes, *layer, os.path.join(out, f"{number:03}"))
             for number, layer in enumerate(layers)
         ]
         for job in jobs:

@@ -6,7 +6,10 @@ store paths is made and no byte is read from the disk twice. The result depends 
 attributes: neither on the number of cores nor on the user who builds.
 
 Attributes: `storePaths`, a list; `archives`, uncompressed tar files whose entries follow the store
-paths (the symlinks and files of the image's root); and those of `Packing`. Writes into the output:
+paths (the symlinks and files of the image's root); and how every layer of the image is packed:
+`tar`, a program; `compressor` ("gz", "zstd" or "none") and `compressorProgram`; `storeDir`;
+`mtime` of all files, as tar takes it; `owner` and `group` of the store paths, NAME:ID each.
+Writes into the output:
 
     layer.tar[.gz|.zst]   the layer
     layer.json            {"digest", "diffId", "size", "mediaType", "md5", "file", "storePaths"}
@@ -22,8 +25,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any, BinaryIO
+from io import BufferedReader
 
 from builder import cores, fail, read_attributes, write_json
 
@@ -40,32 +42,13 @@ _COMPRESSORS = {
 }
 
 
-@dataclass(frozen=True)
-class Packing:
-    """How layers are packed, the same for every layer of an image."""
+def pack_layer(packing: dict, store_paths: list[str], archives: list[str], out: str) -> None:
+    """Write one layer and its description into the new folder `out`.
 
-    tar: str  # the program
-    compressor: str  # a key of _COMPRESSORS
-    compressorProgram: str
-    storeDir: str  # normally /nix/store
-    mtime: str  # of every file, as tar's --mtime takes it
-    owner: str  # NAME:ID of the store paths
-    group: str
-
-    @classmethod
-    def of(cls, attributes: dict[str, Any]) -> Packing:
-        """Return the packing that a derivation's attributes ask for."""
-        return cls(**{field.name: attributes[field.name] for field in fields(cls)})
-
-
-def pack_layer(
-    packing: Packing, store_paths: list[str], archives: list[str], out: str
-) -> dict[str, Any]:
-    """Write one layer and its description into the new folder `out`; return the description.
-
+    `packing` are the attributes that say how, as above.
     Ends the build with one line when tar or the compressor fails.
     """
-    ending, media_type, arguments = _COMPRESSORS[packing.compressor]
+    ending, media_type, arguments = _COMPRESSORS[packing["compressor"]]
     os.mkdir(out)
     file = "layer.tar" + ending
     digest, md5, diff_id = hashlib.sha256(), hashlib.md5(usedforsecurity=False), hashlib.sha256()
@@ -88,7 +71,7 @@ def pack_layer(
     if arguments is None:
         store(uncompressed())
     else:
-        command = [packing.compressorProgram, *arguments[:-1], f"{arguments[-1]}{cores()}"]
+        command = [packing["compressorProgram"], *arguments[:-1], f"{arguments[-1]}{cores()}"]
         compressor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         # The hashes let go of the interpreter's lock: this thread runs beside the other.
         storing = threading.Thread(target=store, args=[_chunks(compressor.stdout)])
@@ -111,39 +94,37 @@ def pack_layer(
         "storePaths": store_paths,
     }
     write_json(os.path.join(out, "layer.json"), description)
-    return description
 
 
-def _entries(packing: Packing, store_paths: list[str], archives: list[str]) -> Iterator[bytes]:
+def _entries(packing: dict, store_paths: list[str], archives: list[str]) -> Iterator[bytes]:
     """Yield the bytes of the uncompressed layer."""
     seen: set[str] = set()
     if store_paths:
-        chunks = _store_path_entries(packing, store_paths)
         if not archives:
-            yield from chunks
+            yield from _store_path_entries(packing, store_paths)
             return
         # What follows is appended, so the two empty blocks that end the archive are held back.
         held = b""
-        for chunk in chunks:
+        for chunk in _store_path_entries(packing, store_paths, "--blocking-factor=1"):
             held += chunk
             yield held[: -2 * BLOCK]
             held = held[-2 * BLOCK :]
-        seen = set(_ancestors(packing.storeDir))
+        seen = set(_ancestors(packing["storeDir"]))
     for archive in archives:
         yield from _archive_entries(archive, seen)
     yield bytes(2 * BLOCK)
 
 
-def _store_path_entries(packing: Packing, store_paths: list[str]) -> Iterator[bytes]:
+def _store_path_entries(packing: dict, store_paths: list[str], *options: str) -> Iterator[bytes]:
     """Yield the tar archive of `store_paths`, the folders above the store first."""
     # The store's own folders have odd modes on some machines: these stand in for them.
-    ancestors = _ancestors(packing.storeDir)
+    ancestors = _ancestors(packing["storeDir"])
     for folder in ancestors:
         os.makedirs(os.path.join("above", folder), exist_ok=True)
         os.chmod(os.path.join("above", folder), 0o755)
-    command = [packing.tar, "--create", "--format=gnu", "--sort=name", "--hard-dereference"]
-    command += ["--mtime", packing.mtime, "--owner", packing.owner, "--group", packing.group]
-    command += ["--blocking-factor=1", "--directory=above", "--no-recursion", *ancestors]
+    command = [packing["tar"], "--create", "--format=gnu", "--sort=name", "--hard-dereference"]
+    command += [f"--{option}={packing[option]}" for option in ("mtime", "owner", "group")]
+    command += [*options, "--directory=above", "--no-recursion", *ancestors]
     # A layer can have more paths than an argument list holds.
     command += ["--directory=/", "--recursion", "--null", "--files-from=-"]
     with open(os.memfd_create("store paths"), "w+b") as names:
@@ -162,16 +143,16 @@ def _archive_entries(archive: str, seen: set[str]) -> Iterator[bytes]:
     import tarfile  # 15 ms that only the layers with archives need
 
     with tarfile.open(archive, "r:") as members, open(archive, "rb") as file:
-        starts = [(member.offset, member.name, member.isdir()) for member in members]
-        starts.append((members.offset, "", True))
-        for (start, name, folder), (end, _, _) in zip(starts, starts[1:]):
-            if folder and name in seen:
+        for member in members:
+            # All of it: the header, those that extend it, and the data in whole blocks.
+            remaining = members.offset - member.offset
+            if member.isdir() and member.name in seen:
                 continue
-            seen.add(name)
-            file.seek(start)
-            while start < end:
-                chunk = file.read(min(CHUNK, end - start))
-                start += len(chunk)
+            seen.add(member.name)
+            file.seek(member.offset)
+            while remaining:
+                chunk = file.read(min(CHUNK, remaining))
+                remaining -= len(chunk)
                 yield chunk
 
 
@@ -185,7 +166,7 @@ def _ancestors(folder: str) -> list[str]:
     return ["/".join(parts[: n + 1]) for n in range(len(parts))]
 
 
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+def _chunks(stream: BufferedReader) -> Iterator[bytes]:
     while chunk := stream.read(CHUNK):
         yield chunk
 
@@ -197,12 +178,8 @@ def _expect_success(process: subprocess.Popen[bytes], command: list[str]) -> Non
 
 def main() -> None:
     attributes = read_attributes()
-    pack_layer(
-        Packing.of(attributes),
-        attributes["storePaths"],
-        attributes["archives"],
-        attributes["outputs"]["out"],
-    )
+    out = attributes["outputs"]["out"]
+    pack_layer(attributes, attributes["storePaths"], attributes["archives"], out)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
 
 from builder import fail, read_attributes
 
@@ -25,7 +24,7 @@ from builder import fail, read_attributes
 LAYER_LIMIT = 125
 
 
-def without_archives(graph: dict[str, Any], archives: list[str]) -> dict[str, Any]:
+def without_archives(graph: dict, archives: list[str]) -> dict:
     """Return the graph without `archives`, whose references become roots in their place.
 
     `graph` and what is returned are exportReferencesGraph files, as group_layers.py reads them.
@@ -41,7 +40,7 @@ def without_archives(graph: dict[str, Any], archives: list[str]) -> dict[str, An
     return {"exportReferencesGraph": {"graph": sorted(roots)}, "graph": entries}
 
 
-def set_apart(plan: list[dict[str, Any]], groups: list[list[str]]) -> list[dict[str, Any]]:
+def set_apart(plan: list[dict], groups: list[list[str]]) -> list[dict]:
     """Return the plan with each of `groups` as a layer of its own, after the others.
 
     Of a path that is in two groups the first keeps it; empty layers are left out.
@@ -55,7 +54,7 @@ def set_apart(plan: list[dict[str, Any]], groups: list[list[str]]) -> list[dict[
     return [{"contents": contents} for contents in layers + last if contents]
 
 
-def plan_layers(attributes: dict[str, Any], out: str, explain: str) -> list[dict[str, Any]]:
+def plan_layers(attributes: dict, out: str, explain: str) -> list[dict]:
     """Write the plan and its explanation for a derivation's attributes; return the plan."""
     archives, groups = attributes["archives"], attributes["grouped"]
     graph = without_archives(attributes, archives)
@@ -72,7 +71,7 @@ def plan_layers(attributes: dict[str, Any], out: str, explain: str) -> list[dict
     elif budget < 1 or attributes["base"] or groups:
         fail(f"maxLayers = {attributes['maxLayers']} leaves no layer for the store paths")
     if not graph["graph"]:
-        plan: list[dict[str, Any]] = []
+        plan: list[dict] = []
         reasons = b"no store paths\n"
     else:
         with open("graph.json", "w", encoding="utf-8") as file:

@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import tarfile
-from typing import Any
 
 from builder import fail, read_attributes, write_json
 
@@ -24,7 +23,7 @@ _INDEX_TYPES = (
 )
 
 
-def find_manifest(layout: str, architecture: str) -> dict[str, Any]:
+def find_manifest(layout: str, architecture: str) -> dict:
     """Return the descriptor of the image for `architecture` in an OCI image layout.
 
     Raises ValueError when there is none, OSError or ValueError for a broken layout.
@@ -46,7 +45,7 @@ def blob_path(layout: str, digest: str) -> str:
     return os.path.join(layout, "blobs", *digest.split(":", 1))
 
 
-def read_blob(layout: str, descriptor: dict[str, Any]) -> dict[str, Any]:
+def read_blob(layout: str, descriptor: dict) -> dict:
     """Return a JSON blob of a layout; raises ValueError if it is not what its digest says."""
     with open(blob_path(layout, descriptor["digest"]), "rb") as file:
         data = file.read()

@@ -7,8 +7,7 @@
   system ? builtins.currentSystem,
   config ? { },
   overlays ? [ ],
-  # The machine that packages are for, where it is not the one that builds: "aarch64-linux". The packages stay the
-  # building machine's; what the functions report and what data-only packages are good for changes.
+  # The system that packages are for, where it is not the one that builds: "aarch64-linux"
   crossSystem ? null,
   ...
 }:
@@ -44,7 +43,7 @@ let
     name = "seed";
     sha256 = index.seed;
   };
-  loader = if index.architecture == "aarch64" then "ld-linux-aarch64.so.1" else "ld-linux-x86-64.so.2";
+  loader = { aarch64-linux = "ld-linux-aarch64.so.1"; x86_64-linux = "ld-linux-x86-64.so.2"; }.${index.system};
 
   withTerminals = "export TERMINFO_DIRS=\${TERMINFO_DIRS-${entries.ncurses}/lib/terminfo}";
   withPerlModules =
@@ -61,9 +60,16 @@ let
   #   deps     what it refers to beside what Debian says
   #   patch    false for what patchelf must not touch
   #   bundle   true: put the certificates into one file
+  #   remove   folders to leave out
   corrections = {
     bash.links."bin/sh" = "bash";
-    cacert.bundle = true;
+    cacert = {
+      bundle = true;
+      remove = [
+        "bin"
+        "share"
+      ];
+    };
     fakeroot = {
       links."bin/fakeroot" = "fakeroot-sysv";
       links."bin/faked" = "faked-sysv";
@@ -147,9 +153,22 @@ let
     };
   };
 
-  # { name of the index = derivation; }
-  entries = builtins.mapAttrs (
-    name: entry:
+  # { name of the index = derivation; }, for the system that was downloaded for
+  entries = builtins.mapAttrs (makePackage index.system) index.packages;
+
+  # The same for another system: data is the same there, and programs can be evaluated but not built.
+  entriesFor =
+    system:
+    if system == index.system then
+      entries
+    else
+      builtins.mapAttrs (
+        name: entry:
+        if entry.any_architecture && mainPrograms.${name} or "" == null then entries.${name} else makePackage system name entry
+      ) index.packages;
+
+  makePackage =
+    system: name: entry:
     let
       # "python3Packages.six" is an attribute path, "libldap-2.5-0" a Debian package's name.
       pname = if mainPrograms ? ${name} then lib.removePrefix "_" (lib.last (lib.splitString "." name)) else name;
@@ -162,6 +181,7 @@ let
         needs = [ ];
         patch = true;
         bundle = false;
+        remove = [ ];
       }
       // corrections.${name} or { }
       // {
@@ -198,32 +218,65 @@ let
         platforms = lib.platforms.linux;
       }
       // lib.optionalAttrs (mainPrograms.${name} or null != null) { mainProgram = mainPrograms.${name}; };
-    }
-  ) index.packages;
+    };
 
-  packages = lib.foldl' lib.recursiveUpdate { } (
-    map (
-      row: lib.setAttrByPath (lib.splitString "." row.attribute) entries.${row.attribute}
-    ) programs
-  );
+  buildSystem = system;
+  hostSystem = if crossSystem == null then system else crossSystem.system or crossSystem;
+
+  packages =
+    let
+      available = entriesFor hostSystem;
+    in
+    lib.foldl' lib.recursiveUpdate { } (
+      map (row: lib.setAttrByPath (lib.splitString "." row.attribute) available.${row.attribute}) programs
+    );
 
   functions = import ./functions.nix {
-    inherit lib;
-    tools = entries;
-    buildSystem = system;
-    hostSystem = if crossSystem == null then system else crossSystem.system or crossSystem;
+    inherit lib buildSystem hostSystem;
+    tools = entriesFor buildSystem;
   };
+
+  # What nixpkgs refuses to evaluate unless its configuration allows it, so that this can be tried too.
+  refused =
+    self:
+    let
+      refuse =
+        allowed: reason: meta:
+        let
+          package = self.hello // {
+            name = "hello-${reason}-${self.hello.version}";
+            meta = self.hello.meta // meta;
+          };
+          refusal = throw "Package '${package.name}' is marked as ${reason}, refusing to evaluate.";
+        in
+        if allowed then
+          package
+        else
+          package
+          // {
+            outPath = refusal;
+            drvPath = refusal;
+          };
+    in
+    {
+      hello-broken = refuse (config.allowBroken or false) "broken" { broken = true; };
+      hello-insecure = refuse false "insecure" { knownVulnerabilities = [ "none, it is for trying" ]; };
+      hello-unfree = refuse (config.allowUnfree or false) "unfree" { unfree = true; };
+      hello-removed = throw "'hello-removed' has been removed";
+    };
 
   base =
     self:
     packages
+    // refused self
     // functions
     // {
       inherit lib config overlays;
       inherit (functions.stdenv) system;
       path = ./.;
       stdenvNoCC = self.stdenv;
-      buildPackages = if crossSystem == null then self else import ./. { inherit system config overlays; };
+      buildPackages =
+        if crossSystem == null then self else import ./. { inherit system config overlays; };
       pkgsBuildBuild = self.buildPackages;
       pkgsBuildHost = self.buildPackages;
       pkgsCross.aarch64-multiplatform = import ./. {

@@ -5,7 +5,7 @@ Reads `.attrs.json` (structured attributes) with
 - `debs`: the Debian packages that make this path,
 - `deps`: the store paths that it may refer to,
 - `outputs.out`, `seed`, and the corrections that default.nix describes: `links`, `replace`, `wrap`,
-  `needs`, `patch`, `bundle`.
+  `needs`, `patch`, `bundle`, `remove`.
 
 Debian's folders become those of nixpkgs: `bin`, `lib`, `share`, `etc`, `libexec`, without `usr` and without a folder for
 the architecture. Programs and libraries are given the store paths of their loader and libraries with patchelf, scripts
@@ -22,6 +22,7 @@ import os
 import posixpath
 import py_compile
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -200,6 +201,14 @@ for path, changes in attrs["replace"].items():
 for path, to in attrs["links"].items():
     (OUT / path).parent.mkdir(parents=True, exist_ok=True)
     (OUT / path).symlink_to(to)
+if attrs["bundle"]:
+    certificates = sorted((OUT / "share/ca-certificates").rglob("*.crt"))
+    folder = OUT / "etc/ssl/certs"
+    folder.mkdir(parents=True)
+    (folder / "ca-bundle.crt").write_text("".join(file.read_text() for file in certificates))
+    (folder / "ca-certificates.crt").symlink_to("ca-bundle.crt")
+for path in attrs["remove"]:
+    shutil.rmtree(OUT / path)
 if attrs["patch"]:
     patcher = Patcher(Path(attrs["seed"]), OUT, DEPS, attrs["needs"])
     for file in sorted(OUT.rglob("*")):
@@ -207,12 +216,6 @@ if attrs["patch"]:
             patcher.patch(file)
 for path, lines in attrs["wrap"].items():
     wrap(OUT / path, lines.replace("@out@", str(OUT)))
-if attrs["bundle"]:
-    certificates = sorted((OUT / "share/ca-certificates").rglob("*.crt"))
-    folder = OUT / "etc/ssl/certs"
-    folder.mkdir(parents=True)
-    (folder / "ca-bundle.crt").write_text("".join(file.read_text() for file in certificates))
-    (folder / "ca-certificates.crt").symlink_to("ca-bundle.crt")
 if (OUT / "lib/python3.11").is_dir():
     # Root would write these into the store when it runs a program; unchecked, they don't depend on file times.
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH

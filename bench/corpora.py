@@ -1,0 +1,322 @@
+"""The package sets to measure layerings on: who refers to whom, and how many bytes each path has.
+
+A corpus comes from a file, from the package lists of apt, or from a Nix store. Debian's lists are
+at hand on many machines and hold two states of a release, the one that was published and the one
+with all its updates: the dependencies, sizes and versions that differ between them are real. Their
+store paths are made up so that they behave like Nix's: the hash covers the package and the paths that
+it refers to, and an update of a library therefore renames all that need it. It does not cover tools
+that a package was only built with, whose updates rename more in a Nix package set.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+__all__ = ["Corpus", "CorpusError", "read_corpus", "read_debian", "read_nix_store"]
+
+
+class CorpusError(Exception):
+    """A corpus can't be read or made; the message names the file or the command."""
+
+
+class Corpus(NamedTuple):
+    """A package set. Every path that is referred to is in `sizes` and in `references`."""
+
+    name: str
+    sizes: dict[str, int]  # path -> bytes, as narSize
+    references: dict[str, list[str]]  # path -> paths that it refers to directly
+    roots: dict[str, list[str]]  # attribute -> paths that a user asks for by it
+    popularity: dict[str, int]  # store name -> how many packages refer to it directly
+
+    def closure(self, paths: Iterable[str]) -> set[str]:
+        """Return the paths and all that they need."""
+        found = set(paths)
+        waiting = list(found)
+        while waiting:
+            new = set(self.references[waiting.pop()]) - found
+            found |= new
+            waiting.extend(new)
+        return found
+
+
+def read_corpus(file: str) -> Corpus:
+    """Read a gzipped JSON file: ``{"nodes": {path: [narSize, [reference, ...]]}, "roots": {attribute:
+    [path, ...]}, "popularity": {name: count}}``, and optionally ``"name"``. Raises `CorpusError`.
+    """
+    try:
+        with gzip.open(file, "rt") as stream:
+            content = json.load(stream)
+        nodes = content["nodes"]
+        corpus = Corpus(
+            content.get("name") or os.path.basename(file).split(".json")[0],
+            {path: size for path, (size, _) in nodes.items()},
+            {path: references for path, (_, references) in nodes.items()},
+            content["roots"],
+            content.get("popularity", {}),
+        )
+    except (OSError, EOFError, ValueError) as error:
+        raise CorpusError(f"{file}: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CorpusError(f"{file}: not a corpus: {error}") from None
+    _check(file, corpus)
+    return corpus
+
+
+def _check(origin: str, corpus: Corpus) -> None:
+    named = {"roots": corpus.roots, "references": corpus.references}
+    for what, lists in named.items():
+        for name, paths in lists.items():
+            for path in paths:
+                if path not in corpus.sizes:
+                    raise CorpusError(f"{origin}: {what}: {name}: {path} is not in the corpus")
+    if len(corpus.roots) < 2:
+        raise CorpusError(f"{origin}: fewer than two roots: nothing to compare")
+
+
+# Debian
+
+# What people put into images: servers, interpreters, compilers, tools. Names that a release does not
+# have are left out.
+PROGRAMS = """
+ansible apache2 aria2 awscli bash bat bind9 borgbackup build-essential buildah busybox ca-certificates
+cargo certbot chromium clang cmake coreutils cron curl default-jdk-headless default-jre-headless
+dnsutils docker.io dovecot-core elixir emacs-nox erlang-base etcd-server exim4-daemon-light fd-find
+ffmpeg file findutils firefox-esr fish fzf gawk gcc gdb ghc ghostscript git gnupg gnuplot-nox golang-go
+gradle graphviz grep gunicorn gzip haproxy hugo imagemagick inkscape iproute2 iputils-ping jekyll jq
+kubernetes-client less libreoffice-writer lsof lua5.4 make mariadb-client mariadb-server maven memcached
+mercurial mono-runtime mosquitto mtr-tiny nano neovim netcat-openbsd nginx nmap nodejs npm octave
+opam openjdk-17-jre openssh-client openssh-server openssl openvpn optipng pandoc perl php-cli php-fpm
+podman poppler-utils postfix postgresql postgresql-client procps prometheus prosody python3
+python3-boto3 python3-cryptography python3-django python3-flask python3-gi python3-lxml
+python3-matplotlib python3-numpy python3-pandas python3-pil python3-pip python3-requests python3-scipy
+python3-sklearn python3-sqlalchemy python3-tornado python3-yaml qemu-utils r-base-core rabbitmq-server
+rails rclone redis-server restic ripgrep rsync ruby rustc samba sbcl sed shellcheck skopeo socat sox
+sphinx-common sqlite3 squid strace subversion supervisor swi-prolog tar tcl tcpdump tesseract-ocr
+texlive-latex-base tmux tor transmission-daemon unbound unzip uwsgi valgrind varnish vim vlc wget
+wireguard-tools xz-utils yt-dlp zip zsh zstd
+"""
+
+
+class _Package(NamedTuple):
+    name: str
+    version: str
+    size: int
+    depends: str
+    provides: str
+
+
+def read_debian() -> tuple[Corpus, Corpus]:
+    """Make a corpus of the release that apt knows, as it was published, and one with its updates.
+
+    Reads apt's own lists, or has apt fetch them into a temporary folder where there are none. Raises
+    `CorpusError` where apt knows no release with updates (`bookworm` and `bookworm-security`, say).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        targets = _package_lists()
+        if not targets or not all(os.path.exists(file) for _, file in targets):
+            os.mkdir(os.path.join(folder, "partial"))
+            own_lists = ("-o", f"Dir::State::Lists={folder}")
+            _run("apt-get", "-qq", *own_lists, "update")
+            targets = _package_lists(*own_lists)
+        releases = {release for release, _ in targets}
+        updates = {r for r in releases for other in releases if r.startswith(f"{other}-")}
+        published = {r for r in releases if any(u.startswith(f"{r}-") for u in updates)}
+        if not published:
+            raise CorpusError("apt-get indextargets: no release with updates among apt's lists")
+        lists = [(r, _run("/usr/lib/apt/apt-helper", "cat-file", file)) for r, file in targets]
+    old: dict[str, _Package] = {}
+    new: dict[str, _Package] = {}
+    # An update replaces what it updates; among several updates the highest version wins.
+    for release, text in sorted(lists, key=lambda entry: entry[0]):
+        for package in _packages(text):
+            if release in published:
+                old.setdefault(package.name, package)
+                new.setdefault(package.name, package)
+            elif release in updates:
+                known = new.get(package.name)
+                if known is None or _is_newer(package.version, known.version):
+                    new[package.name] = package
+    name = "debian-" + "-".join(sorted(published))
+    return _corpus_of(name, old), _corpus_of(f"{name}-updated", new)
+
+
+def _package_lists(*options: str) -> list[tuple[str, str]]:
+    """Return release and file of each list of packages that apt has."""
+    text = _run(
+        "apt-get",
+        *options,
+        "indextargets",
+        "--format",
+        "$(RELEASE) $(FILENAME)",
+        "Created-By: Packages",
+    )
+    return sorted(tuple(line.split(" ", 1)) for line in text.splitlines())
+
+
+def _is_newer(version: str, other: str) -> bool:
+    done = subprocess.run(["dpkg", "--compare-versions", version, "gt", other], check=False)
+    return done.returncode == 0
+
+
+def _packages(text: str) -> Iterator[_Package]:
+    """Read a list of packages, in the format of Debian's package archives."""
+    wanted = re.compile(
+        "^(Package|Version|Installed-Size|Pre-Depends|Depends|Provides): (.*)$", re.MULTILINE
+    )
+    for stanza in text.split("\n\n"):
+        fields = dict(wanted.findall(stanza))
+        if fields:
+            depends = [fields[key] for key in ("Pre-Depends", "Depends") if key in fields]
+            yield _Package(
+                fields["Package"],
+                fields["Version"],
+                int(fields.get("Installed-Size", 0)) * 1024,
+                ", ".join(depends),
+                fields.get("Provides", ""),
+            )
+
+
+def _names(field: str) -> list[list[str]]:
+    """Return the alternatives of each entry of a dependency field, without versions."""
+    entries = (entry.split("|") for entry in field.split(",") if entry.strip())
+    return [[re.split(r"[\s:(]", word.strip(), maxsplit=1)[0] for word in e] for e in entries]
+
+
+def _corpus_of(name: str, packages: dict[str, _Package]) -> Corpus:
+    """Make a corpus of the programs among these packages and of all that they depend on."""
+    providers: dict[str, str] = {}
+    for package in sorted(packages):
+        for (provided,) in _names(packages[package].provides):
+            providers.setdefault(provided, package)
+
+    def resolve(package: str) -> list[str]:
+        """The first alternative that there is, for each dependency, as apt prefers them."""
+        found = []
+        for alternatives in _names(packages[package].depends):
+            choices = [c if c in packages else providers.get(c) for c in alternatives]
+            chosen = next((c for c in choices if c), None)
+            if chosen and chosen != package:
+                found.append(chosen)
+        return sorted(set(found))
+
+    depends = {package: resolve(package) for package in sorted(packages)}
+    counts: dict[str, int] = {}
+    for needed in depends.values():
+        for package in needed:
+            counts[package] = counts.get(package, 0) + 1
+
+    programs = [program for program in PROGRAMS.split() if program in packages]
+    order, depends = _without_cycles(depends, programs)
+    paths: dict[str, str] = {}
+    sizes, references = {}, {}
+    for package in order:
+        store_name = f"{package}-{packages[package].version}"
+        needs = sorted(paths[needed] for needed in depends[package])
+        path = _store_path(store_name, needs)
+        paths[package] = path
+        sizes[path], references[path] = packages[package].size, needs
+    popularity = {
+        _allowed_name(f"{package}-{packages[package].version}"): count
+        for package, count in sorted(counts.items())
+    }
+    roots = {program: [paths[program]] for program in programs}
+    return Corpus(name, sizes, references, roots, popularity)
+
+
+def _without_cycles(
+    depends: dict[str, list[str]], roots: list[str]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Return what the roots need, dependencies first, and their dependencies but for those that close
+    a cycle: a package can't name the hash of one that names its own.
+    """
+    acyclic: dict[str, list[str]] = {}
+    done: dict[str, None] = {}
+    for root in sorted(roots):
+        stack = [(root, iter(depends[root]))] if root not in acyclic else []
+        acyclic.setdefault(root, [])
+        while stack:
+            package, rest = stack[-1]
+            for needed in rest:
+                if needed not in acyclic:
+                    acyclic[package].append(needed)
+                    acyclic[needed] = []
+                    stack.append((needed, iter(depends[needed])))
+                    break
+                if needed in done:
+                    acyclic[package].append(needed)
+            else:
+                done[package] = None
+                stack.pop()
+    return list(done), acyclic
+
+
+def _allowed_name(name: str) -> str:
+    """A store path's name has only these characters."""
+    return re.sub(r"[^A-Za-z0-9+._?=-]", "_", name)
+
+
+def _store_path(name: str, references: list[str]) -> str:
+    name = _allowed_name(name)
+    digest = hashlib.sha256("\n".join([name, *references]).encode()).digest()
+    number = int.from_bytes(digest[:20], "big")
+    alphabet = "0123456789abcdfghijklmnpqrsvwxyz"
+    return "/nix/store/" + "".join(alphabet[number >> 5 * i & 31] for i in range(32)) + f"-{name}"
+
+
+# Nix
+
+
+def read_nix_store() -> Corpus:
+    """Make a corpus of the user's Nix store; its roots are the paths that no other path refers to.
+
+    Derivations are left out: no image holds them. Raises `CorpusError`.
+    """
+    text = _run(
+        "nix", "--extra-experimental-features", "nix-command", "path-info", "--json", "--all"
+    )
+    return corpus_of_path_info(json.loads(text))
+
+
+def corpus_of_path_info(info: list | dict) -> Corpus:
+    """Make a corpus of what ``nix path-info --json`` prints: a list of objects with a path each, or,
+    since Nix 2.19, an object by path. Raises `CorpusError`.
+    """
+    entries = (
+        {entry["path"]: entry for entry in info} if isinstance(info, list) else dict(info.items())
+    )
+    kept = {path for path, entry in entries.items() if entry and not path.endswith(".drv")}
+    sizes = {path: entries[path]["narSize"] for path in sorted(kept)}
+    references = {
+        path: sorted(set(entries[path]["references"]) & kept - {path}) for path in sorted(kept)
+    }
+    needed = {reference for paths in references.values() for reference in paths}
+    roots: dict[str, list[str]] = {}
+    for path in sorted(kept - needed):
+        roots[path.split("/")[-1]] = [path]
+    popularity: dict[str, int] = {}
+    for paths in references.values():
+        for path in paths:
+            store_name = path.split("/")[-1].split("-", 1)[1]
+            popularity[store_name] = popularity.get(store_name, 0) + 1
+    corpus = Corpus("nix-store", sizes, references, roots, popularity)
+    _check("nix path-info", corpus)
+    return corpus
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CorpusError(f"{command[0]}: {error.strerror}") from None
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise CorpusError(f"{os.path.basename(command[0])}: {reason}")
+    return done.stdout

@@ -1,0 +1,194 @@
+"""The ways to group store paths into layers that are compared: ours and those of others.
+
+Each strategy takes an image, a layer budget and a popularity table, and returns the layers as lists
+of store paths. The peers are written from their published descriptions, and give the groups that
+those describe; ties are broken by store path, so that the figures can be made again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+from corpora import Corpus
+
+__all__ = ["STRATEGIES", "Image", "Strategy"]
+
+_program = importlib.util.spec_from_file_location(
+    "group_layers",
+    os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "group_layers.py"),
+)
+group_layers = importlib.util.module_from_spec(_program)
+_program.loader.exec_module(group_layers)
+
+
+class Image:
+    """The closure of some roots of a corpus, as Nix describes it to a layering tool.
+
+    `references` has the paths in the order of the alphabet, and leaves out self references.
+    """
+
+    def __init__(self, corpus: Corpus, roots: list[str]) -> None:
+        self.roots = roots
+        paths = sorted(corpus.closure(roots))
+        self.sizes = {path: corpus.sizes[path] for path in paths}
+        self.references = {
+            path: [needed for needed in corpus.references[path] if needed != path] for path in paths
+        }
+
+    def closure(self, path: str) -> set[str]:
+        """Return a path and all that it needs."""
+        found, waiting = {path}, [path]
+        while waiting:
+            for needed in self.references[waiting.pop()]:
+                if needed not in found:
+                    found.add(needed)
+                    waiting.append(needed)
+        return found
+
+    def dependents_first(self) -> list[str]:
+        """Return the paths such that each comes before those that it refers to."""
+        order: list[str] = []
+        done: set[str] = set()
+        for start in self.references:
+            stack = [(start, iter(self.references[start]))] if start not in done else []
+            done.add(start)
+            while stack:
+                following = next((needed for needed in stack[-1][1] if needed not in done), None)
+                if following is None:
+                    order.append(stack.pop()[0])
+                else:
+                    done.add(following)
+                    stack.append((following, iter(self.references[following])))
+        return order[::-1]
+
+
+def one_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+    """All in one layer: what an image is without layering."""
+    return [list(image.sizes)]
+
+
+def one_path_per_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+    """What layers can reach at best, with more of them than any budget allows."""
+    return [[path] for path in image.sizes]
+
+
+def popularity_contest(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+    """The most popular paths have a layer each, the rest has the last one.
+
+    dockerTools until 2025, and nix2container. A path is as popular as there are ways to it along
+    references, from any path of the image.
+
+    G. Christensen, "Optimising Docker Layers for Better Caching with Nix", 2018.
+    """
+    ways = dict.fromkeys(image.sizes, 1)
+    for path in image.dependents_first():
+        for needed in image.references[path]:
+            ways[needed] += ways[path]
+    return _first_alone(sorted(ways, key=lambda path: (-ways[path], path)), budget)
+
+
+def largest_paths(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+    """The paths with the most bytes have a layer each, the rest has the last one."""
+    return _first_alone(sorted(image.sizes, key=lambda path: (-image.sizes[path], path)), budget)
+
+
+def _first_alone(ranked: list[str], budget: int) -> list[list[str]]:
+    if len(ranked) <= budget:
+        return [[path] for path in ranked]
+    return [[path] for path in ranked[: budget - 1]] + [ranked[budget - 1 :]]
+
+
+def auto_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+    """Paths that the same large paths need share a layer; so many are large as the budget allows.
+
+    dockerTools since 2025 (NixOS/nixpkgs#355189), and proposed for nix2container (#204).
+
+    Starting with one group, the paths are declared large one after the other, by size, and each group
+    is split into what the new one needs, itself included, and what it does not need.
+    """
+    group_of = dict.fromkeys(image.sizes, 0)
+    members = [len(group_of)]
+    groups = 1
+    for large in sorted(image.sizes, key=lambda path: (image.sizes[path], path), reverse=True):
+        needed = image.closure(large)
+        taken: dict[int, int] = {}
+        for path in needed:
+            taken[group_of[path]] = taken.get(group_of[path], 0) + 1
+        # A group that is needed as a whole is not split.
+        split = sorted(group for group, count in taken.items() if count < members[group])
+        groups += len(split)
+        if groups > budget:
+            break
+        new = {group: len(members) + number for number, group in enumerate(split)}
+        for group in split:
+            members[group] -= taken[group]
+            members.append(taken[group])
+        for path in needed:
+            group_of[path] = new.get(group_of[path], group_of[path])
+    layers: dict[int, list[str]] = {}
+    for path, group in group_of.items():
+        layers.setdefault(group, []).append(path)
+    return list(layers.values())
+
+
+def nixery(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+    """The decisions of Nixery's group-layers (2019), by `group_layers.py --strategy nixery`."""
+    return _ours(image, budget, popularity, "nixery")
+
+
+def default(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+    """`group_layers.py` as it is without `--strategy`."""
+    return _ours(image, budget, popularity, group_layers.DEFAULT_STRATEGY)
+
+
+def _ours(
+    image: Image, budget: int, popularity: Mapping[str, int], strategy: str
+) -> list[list[str]]:
+    layers = group_layers.group(_graph(image), budget, dict(popularity), strategy=strategy)
+    return [layer.contents for layer in layers]
+
+
+@lru_cache(maxsize=1)
+def _graph(image: Image) -> group_layers.Graph:
+    """Hand an image over as Nix would, in JSON; the last one is kept for the next budget."""
+    closure_sizes: dict[str, int] = {}
+    for path in image.sizes:
+        closure_sizes[path] = sum(image.sizes[needed] for needed in image.closure(path))
+    entries = [
+        {
+            "path": path,
+            "narSize": image.sizes[path],
+            "closureSize": closure_sizes[path],
+            "references": image.references[path],
+        }
+        for path in image.sizes
+    ]
+    document = {"exportReferencesGraph": {"graph": image.roots}, "graph": entries}
+    return group_layers.load_graph(json.dumps(document))
+
+
+class Strategy(NamedTuple):
+    """A way to group, under the name that the report has for it."""
+
+    name: str
+    group: Callable[[Image, int, Mapping[str, int]], list[list[str]]]
+    table: bool = False  # whether it is given the popularity table of the corpus
+    budgeted: bool = True  # whether the budget makes a difference
+
+
+STRATEGIES = (
+    Strategy("one layer", one_layer, budgeted=False),
+    Strategy("popularity contest", popularity_contest),
+    Strategy("largest paths", largest_paths),
+    Strategy("Nixery", nixery),
+    Strategy("Nixery, with a table", nixery, table=True),
+    Strategy("auto-layer", auto_layer),
+    Strategy("group_layers.py", default),
+    Strategy("group_layers.py, with a table", default, table=True),
+    Strategy("one path per layer", one_path_per_layer, budgeted=False),
+)

@@ -1,0 +1,130 @@
+"""Draw line charts as SVG, with nothing but the standard library.
+
+One panel beside the other, a logarithmic vertical axis, each line named at its end. The file stands by
+itself, and its ink is readable on light and on dark paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from math import log
+from typing import NamedTuple
+
+__all__ = ["Panel", "draw"]
+
+WIDTH, HEIGHT = 330, 330  # of the area that the lines are in
+LEFT, RIGHT, TOP, BOTTOM = 58, 190, 62, 52
+LINE_HEIGHT = 14
+TICKS = (1, 1.2, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
+
+# Hues of middling lightness, told apart with the usual colour blindnesses; the dashes help further.
+COLOURS = ("#c2410c", "#b8860b", "#8b5cf6", "#7c3aed", "#0e8a6a", "#2f7de1", "#1f5fc4", "#888888")
+DASHES = ("", "6 3", "2 3", "7 3 2 3")
+
+STYLE = """
+    text { font: 12px system-ui, sans-serif; fill: #24292f }
+    .title { font-weight: 600; font-size: 14px }
+    .axis { stroke: #8c959f; fill: none }
+    .grid { stroke: #8c959f; stroke-opacity: .25 }
+    @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }
+"""
+
+
+class Panel(NamedTuple):
+    """One chart: points (x, y) of each line, y above zero."""
+
+    title: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+
+
+def draw(panels: Sequence[Panel], title: str, x_label: str, y_label: str) -> str:
+    """Return an SVG document with the panels side by side, all with the same axes."""
+    points = [p for panel in panels for line in panel.lines.values() for p in line]
+    x_ticks = sorted({x for x, _ in points})
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    bottom = max((t for t in TICKS if t <= low), default=low)
+    top = min((t for t in TICKS if t >= high), default=high)
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    step = LEFT + WIDTH + RIGHT
+    total_width, total_height = step * len(panels), TOP + HEIGHT + BOTTOM
+
+    size = (
+        f'viewBox="0 0 {total_width} {total_height}" width="{total_width}" height="{total_height}"'
+    )
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
+        f"  <title>{escape(title)}</title>",
+        f"  <style>{STYLE}  </style>",
+        _text(LEFT, 20, title, "title"),
+    ]
+    for number, panel in enumerate(panels):
+        out.append(f'  <g transform="translate({number * step + LEFT} {TOP})">')
+        out += _axes(panel.title, x_ticks, bottom, top, x_label, y_label)
+        labels = []
+        for name, line in panel.lines.items():
+            style = _stroke(names.index(name))
+            places = [(_x(x, x_ticks), _y(y, bottom, top)) for x, y in line]
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+            out.append(f'    <polyline points="{path}" fill="none" stroke-width="2" {style}/>')
+            labels.append((places[-1][1], name, style))
+        out += _names_at_line_ends(labels)
+        out.append("  </g>")
+    return "\n".join([*out, "</svg>", ""])
+
+
+def _x(value: float, ticks: Sequence[float]) -> float:
+    return WIDTH * (value - ticks[0]) / ((ticks[-1] - ticks[0]) or 1)
+
+
+def _y(value: float, bottom: float, top: float) -> float:
+    return HEIGHT * (1 - log(value / bottom) / (log(top / bottom) or 1))
+
+
+def _text(x: float, y: float, text: str, kind: str = "", more: str = "") -> str:
+    kind = f' class="{kind}"' if kind else ""
+    return f'  <text x="{x:.1f}" y="{y:.1f}"{kind}{more}>{escape(text)}</text>'
+
+
+def _stroke(number: int) -> str:
+    dash = DASHES[number % len(DASHES)]
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'stroke="{COLOURS[number % len(COLOURS)]}"{dashes}'
+
+
+def _axes(
+    title: str, x_ticks: Sequence[float], bottom: float, top: float, x_label: str, y_label: str
+) -> list[str]:
+    middle = ' text-anchor="middle"'
+    out = [_text(0, -14, title)]
+    for tick in TICKS:
+        if bottom <= tick <= top:
+            y = _y(tick, bottom, top)
+            out.append(f'    <line class="grid" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            out.append(_text(-8, y + 4, f"{tick:g}", more=' text-anchor="end"'))
+    out.append(f'    <path class="axis" d="M0 0V{HEIGHT}H{WIDTH}"/>')
+    for tick in x_ticks:
+        x = _x(tick, x_ticks)
+        out.append(
+            f'    <line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT}" y2="{HEIGHT + 4}"/>'
+        )
+        out.append(_text(x, HEIGHT + 18, f"{tick:g}", more=middle))
+    out.append(_text(WIDTH / 2, HEIGHT + 38, x_label, more=middle))
+    turned = f' transform="rotate(-90 -40 {HEIGHT / 2})"{middle}'
+    out.append(_text(-40, HEIGHT / 2, y_label, more=turned))
+    return out
+
+
+def _names_at_line_ends(labels: list[tuple[float, str, str]]) -> list[str]:
+    """Name the lines from the lowest up, each at its end or as little above it as there is room."""
+    out = []
+    free = float(HEIGHT)
+    for end, name, style in sorted(labels, key=lambda label: -label[0]):
+        y = min(end, free)
+        free = y - LINE_HEIGHT
+        out.append(
+            f'    <path d="M{WIDTH + 2} {end:.1f}L{WIDTH + 14} {y:.1f}h10" fill="none" '
+            f'stroke-width="2" {style}/>'
+        )
+        out.append(_text(WIDTH + 28, y + 4, name))
+    return out

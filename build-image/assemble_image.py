@@ -24,7 +24,14 @@ import json
 import os
 from datetime import datetime, timezone
 
-from builder import encode_json, fail, read_attributes, write_json
+from builder import (
+    CREATED_BY,
+    STORE_PATHS,
+    encode_json,
+    fail,
+    read_attributes,
+    write_json,
+)
 from read_base import blob_path, find_manifest, read_blob
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -61,8 +68,8 @@ def merge_environment(*environments: list[str]) -> list[str]:
 def history_of(layer: dict, created: str) -> dict[str, str]:
     """Return the history entry of a packed layer: what made it and the store paths in it."""
     paths = layer["storePaths"]
-    comment = "store paths: " + " ".join(paths) if paths else "symlinks and files of the root"
-    return {"created": created, "created_by": "nixery-build-image", "comment": comment}
+    comment = STORE_PATHS + " ".join(paths) if paths else "symlinks and files of the root"
+    return {"created": created, "created_by": CREATED_BY, "comment": comment}
 
 
 def image_config(attributes: dict, layers: list[dict], base: dict) -> dict:
@@ -169,13 +176,13 @@ def location_of(blob: dict) -> dict:
 def main() -> None:
     attributes = read_attributes()
     out, architecture = attributes["outputs"]["out"], attributes["architecture"]
-    base_config, below = {}, []
+    base_config, below, annotations = {}, [], {}
     if attributes["base"]:
-        base_manifest = read_blob(
-            attributes["base"], find_manifest(attributes["base"], architecture)
-        )
+        base = find_manifest(attributes["base"], architecture)
+        base_manifest = read_blob(attributes["base"], base)
         base_config = read_blob(attributes["base"], base_manifest["config"])
         below = base_layers(attributes["base"], base_manifest)
+        annotations["org.opencontainers.image.base.digest"] = base["digest"]
         if base_config.get("architecture") != architecture:
             fail(f"fromImage is for {base_config.get('architecture')}, this for {architecture}")
     layers = packed_layers(attributes["layers"])
@@ -190,6 +197,8 @@ def main() -> None:
         "config": config,
         "layers": [descriptor_of(layer) for layer in below + layers],
     }
+    if annotations:
+        manifest["annotations"] = annotations
     image = {
         **write_blob(out, manifest, MANIFEST_TYPE),
         "annotations": {"org.opencontainers.image.ref.name": attributes["tag"]},

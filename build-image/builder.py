@@ -11,6 +11,10 @@ import os
 import re
 import sys
 
+# How the history of our images names what a layer holds; read again when one is built upon.
+CREATED_BY = "nixery-build-image"
+STORE_PATHS = "store paths: "
+
 # The last character of the hash in "/<hash>-<name>": see `write_json`.
 _HASH_END = re.compile(r"(/[0-9a-z]{31})([0-9a-z])(?=-)")
 

@@ -9,6 +9,7 @@
 }:
 let
   inherit (builtins)
+    attrNames
     concatLists
     concatStringsSep
     filter
@@ -132,8 +133,9 @@ in
   popularity ? null,
   # Whether evaluation may build the plan of the layers; otherwise one derivation does all
   importFromDerivation ? true,
-  # Attributes of the result
+  # Description, homepage and license, which become labels of the image
   meta ? { },
+  # Further attributes of the result
   passthru ? { },
 }:
 let
@@ -152,8 +154,20 @@ let
     )
   );
 
+  # What `meta` says of the image, under the names of the OCI image specification's annotations.
+  labels = {
+    "org.opencontainers.image.description" = meta.description or null;
+    "org.opencontainers.image.licenses" = meta.license.spdxId or null;
+    "org.opencontainers.image.url" = meta.homepage or null;
+  };
+  knownLabels = removeAttrs labels (filter (label: labels.${label} == null) (attrNames labels));
   checkedConfig = checkConfig name config;
-  configText = toJSON checkedConfig;
+  labelled =
+    if knownLabels == { } then
+      checkedConfig
+    else
+      checkedConfig // { Labels = knownLabels // checkedConfig.Labels or { }; };
+  configText = toJSON labelled;
 
   base =
     if fromImage == null then

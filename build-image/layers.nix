@@ -46,7 +46,10 @@ let
     planning
     // {
       name = "layer-plan.json";
-      programs = [ "plan_layers.py" ];
+      programs = [
+        "plan_layers.py"
+        "read_base.py"
+      ];
       outputs = [
         "out"
         "explain"
@@ -102,6 +105,7 @@ let
         "pack_image.py"
         "pack_layer.py"
         "plan_layers.py"
+        "read_base.py"
       ];
       inherit includeStorePaths;
       outputs = [

@@ -1,8 +1,9 @@
 """Decide which store paths share a layer: run group_layers.py on the closure that Nix exported.
 
-The graph that Nix exports is group_layers.py's input as it is, but for two things. The archive of
+The graph that Nix exports is group_layers.py's input as it is, but for three things. The archive of
 the image's root is in it, since what that refers to must be in the image, but goes into no layer.
-And paths that the caller has grouped already (`layers`) leave the grouping when it is done.
+Store paths that the base image has are not packed again. And paths that the caller has grouped
+already leave the grouping when it is done.
 
 Attributes: `exportReferencesGraph.graph`, the roots; `archives`, those of them that are no
 contents; `grouped`, a list of lists of store paths; `maxLayers`, for all layers of the image;
@@ -14,30 +15,46 @@ output `out`, and why each layer is one, for people, as output `explain`.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
-from builder import fail, read_attributes
-
-# What dockerd accepts; some hosts' overlay file systems stop there as well.
-LAYER_LIMIT = 125
+from builder import CREATED_BY, STORE_PATHS, fail, read_attributes
+from read_base import find_manifest, read_blob
 
 
-def without_archives(graph: dict, archives: list[str]) -> dict:
-    """Return the graph without `archives`, whose references become roots in their place.
+def without(graph: dict, archives: list[str], present: set[str]) -> dict:
+    """Return the graph without `archives` and without the store paths `present` in the base.
 
-    `graph` and what is returned are exportReferencesGraph files, as group_layers.py reads them.
+    Both are exportReferencesGraph files, as group_layers.py reads them. What an archive refers to
+    becomes a root in its place.
     """
     roots = set(graph["exportReferencesGraph"]["graph"]).difference(archives)
     entries = []
     for entry in graph["graph"]:
         if entry["path"] in archives:
             roots.update(entry["references"])
-        else:
-            entries.append(entry)
-    roots.difference_update(archives)
+        elif entry["path"] not in present:
+            kept = [path for path in entry["references"] if path not in present]
+            entries.append({**entry, "references": kept})
+    roots = roots.difference(archives, present)
     return {"exportReferencesGraph": {"graph": sorted(roots)}, "graph": entries}
+
+
+def read_base(layout: str | None) -> tuple[int, set[str]]:
+    """Return how many layers a base image has, and the store paths that it is known to have.
+
+    Known are those of an image that we built, from its history; a layout of any other is read as
+    having none.
+    """
+    if layout is None:
+        return 0, set()
+    manifest = read_blob(layout, find_manifest(layout, None))
+    present: set[str] = set()
+    for entry in read_blob(layout, manifest["config"]).get("history", []):
+        marker, _, paths = entry.get("comment", "").partition(STORE_PATHS)
+        if entry.get("created_by") == CREATED_BY and not marker:
+            present.update(paths.split())
+    return len(manifest["layers"]), present
 
 
 def set_apart(plan: list[dict], groups: list[list[str]]) -> list[dict]:
@@ -56,20 +73,16 @@ def set_apart(plan: list[dict], groups: list[list[str]]) -> list[dict]:
 
 def plan_layers(attributes: dict, out: str, explain: str) -> list[dict]:
     """Write the plan and its explanation for a derivation's attributes; return the plan."""
-    archives, groups = attributes["archives"], attributes["grouped"]
-    graph = without_archives(attributes, archives)
-    # The last layer holds the image's root; with one layer in all it holds the rest as well.
-    budget = attributes["maxLayers"] - len(groups)
-    if attributes["base"]:
-        with open(os.path.join(attributes["base"], "index.json"), encoding="utf-8") as file:
-            digest = json.load(file)["manifests"][0]["digest"]
-        name = os.path.join(attributes["base"], "blobs", digest.replace(":", "/"))
-        with open(name, encoding="utf-8") as file:
-            budget -= len(json.load(file)["layers"])
-    if budget > 1:
-        budget -= 1
-    elif budget < 1 or attributes["base"] or groups:
-        fail(f"maxLayers = {attributes['maxLayers']} leaves no layer for the store paths")
+    groups, limit = attributes["grouped"], attributes["maxLayers"]
+    base_layers, present = read_base(attributes["base"])
+    graph = without(attributes, attributes["archives"], present)
+    # The last layer holds the image's root; where the image has one layer, the rest as well.
+    budget = 1 if limit == 1 else limit - base_layers - len(groups) - 1
+    if budget < 1 or (limit == 1 and (base_layers or groups)):
+        fail(
+            f"maxLayers = {limit} is too few: the base has {base_layers} layers, {len(groups)} are "
+            "given, the root takes one and the store paths at least one"
+        )
     if not graph["graph"]:
         plan: list[dict] = []
         reasons = b"no store paths\n"

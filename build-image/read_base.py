@@ -23,8 +23,8 @@ _INDEX_TYPES = (
 )
 
 
-def find_manifest(layout: str, architecture: str) -> dict:
-    """Return the descriptor of the image for `architecture` in an OCI image layout.
+def find_manifest(layout: str, architecture: str | None) -> dict:
+    """Return the descriptor of the image for `architecture` (any: None) in an OCI image layout.
 
     Raises ValueError when there is none, OSError or ValueError for a broken layout.
     """
@@ -32,7 +32,8 @@ def find_manifest(layout: str, architecture: str) -> dict:
         candidates = json.load(file)["manifests"]
     while candidates:
         descriptor = candidates.pop(0)
-        if descriptor.get("platform", {}).get("architecture", architecture) != architecture:
+        meant_for = descriptor.get("platform", {}).get("architecture", architecture)
+        if architecture not in (None, meant_for):
             continue
         if descriptor.get("mediaType") not in _INDEX_TYPES:
             return descriptor

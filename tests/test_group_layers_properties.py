@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from group_layers import STRATEGIES, dominator_tree, group, load_graph, store_name
+from fuzz_group_layers import fuzz
 from nixery_model import nixery_plan, reachable
 
 
@@ -163,3 +164,8 @@ def test_store_name_cuts_off_the_folder_and_the_hash_alone(folder, rest):
     hash_, dash, name = rest.partition("-")
     plain = hash_ != "" and set(hash_) <= set("abcdefghijklmnopqrstuvwxyz0123456789")
     assert store_name(path) == (name if folder == "/nix/store/" and dash and plain else path)
+
+
+def test_damaged_graphs_are_refused_or_planned_rightly():
+    statuses = fuzz(seed=0, inputs=3000)
+    assert min(statuses.values()) > 300

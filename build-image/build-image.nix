@@ -105,7 +105,7 @@ let
       );
     popularity =
       if popularity != null then
-        "${/. + popularity}"
+        /. + popularity
       else if popularityUrl != null then
         builtins.fetchurl popularityUrl
       else

@@ -233,7 +233,17 @@ let
       packing
       ;
     archives = [ "${root}" ] ++ (if includeNixDB then [ "${database}" ] else [ ]);
-    popularity = if popularity == null then null else "${popularity}";
+    # A path is copied to the store, under a name that the store takes.
+    popularity =
+      if builtins.isPath popularity then
+        builtins.path {
+          name = "popularity.json";
+          path = popularity;
+        }
+      else if popularity == null then
+        null
+      else
+        "${popularity}";
   };
 
   # All that decides what is in the image, and so what its tag is unless one was given.

@@ -107,7 +107,10 @@ let
       if popularity != null then
         /. + popularity
       else if popularityUrl != null then
-        builtins.fetchurl popularityUrl
+        builtins.fetchurl {
+          name = "popularity.json";
+          url = popularityUrl;
+        }
       else
         null;
   };

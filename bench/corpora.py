@@ -3,9 +3,9 @@
 A corpus comes from a file, from the package lists of apt, or from a Nix store. Debian's lists are
 at hand on many machines and hold two states of a release, the one that was published and the one
 with all its updates: the dependencies, sizes and versions that differ between them are real. Their
-store paths are made up so that they behave like Nix's: the hash covers the package and the paths that
-it refers to, and an update of a library therefore renames all that need it. It does not cover tools
-that a package was only built with, whose updates rename more in a Nix package set.
+store paths are made up so that they behave like Nix's: the hash covers the package and the paths
+that it refers to, and an update of a library therefore renames all that need it. It does not cover
+tools that a package was only built with, whose updates rename more in a Nix package set.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ class Corpus(NamedTuple):
 
 
 def read_corpus(file: str) -> Corpus:
-    """Read a gzipped JSON file: ``{"nodes": {path: [narSize, [reference, ...]]}, "roots": {attribute:
-    [path, ...]}, "popularity": {name: count}}``, and optionally ``"name"``. Raises `CorpusError`.
+    """Read a gzipped JSON file. Raises `CorpusError`.
+
+    It holds ``{"nodes": {path: [narSize, [reference, ...]]}, "roots": {attribute: [path, ...]},
+    "popularity": {name: count}}``, and optionally a ``"name"``.
     """
     try:
         with gzip.open(file, "rt") as stream:
@@ -83,26 +85,27 @@ def _check(origin: str, corpus: Corpus) -> None:
 
 # Debian
 
-# What people put into images: servers, interpreters, compilers, tools. Names that a release does not
-# have are left out.
+# What people put into images: servers, interpreters, compilers, tools. Names that a release does
+# not have are left out.
 PROGRAMS = """
-ansible apache2 aria2 awscli bash bat bind9 borgbackup build-essential buildah busybox ca-certificates
-cargo certbot chromium clang cmake coreutils cron curl default-jdk-headless default-jre-headless
-dnsutils docker.io dovecot-core elixir emacs-nox erlang-base etcd-server exim4-daemon-light fd-find
-ffmpeg file findutils firefox-esr fish fzf gawk gcc gdb ghc ghostscript git gnupg gnuplot-nox golang-go
-gradle graphviz grep gunicorn gzip haproxy hugo imagemagick inkscape iproute2 iputils-ping jekyll jq
-kubernetes-client less libreoffice-writer lsof lua5.4 make mariadb-client mariadb-server maven memcached
-mercurial mono-runtime mosquitto mtr-tiny nano neovim netcat-openbsd nginx nmap nodejs npm octave
-opam openjdk-17-jre openssh-client openssh-server openssl openvpn optipng pandoc perl php-cli php-fpm
-podman poppler-utils postfix postgresql postgresql-client procps prometheus prosody python3
-python3-boto3 python3-cryptography python3-django python3-flask python3-gi python3-lxml
-python3-matplotlib python3-numpy python3-pandas python3-pil python3-pip python3-requests python3-scipy
-python3-sklearn python3-sqlalchemy python3-tornado python3-yaml qemu-utils r-base-core rabbitmq-server
-rails rclone redis-server restic ripgrep rsync ruby rustc samba sbcl sed shellcheck skopeo socat sox
-sphinx-common sqlite3 squid strace subversion supervisor swi-prolog tar tcl tcpdump tesseract-ocr
-texlive-latex-base tmux tor transmission-daemon unbound unzip uwsgi valgrind varnish vim vlc wget
-wireguard-tools xz-utils yt-dlp zip zsh zstd
-"""
+ansible apache2 aria2 awscli bash bat bind9 borgbackup build-essential buildah busybox
+ca-certificates cargo certbot chromium clang cmake coreutils cron curl default-jdk-headless
+default-jre-headless dnsutils docker.io dovecot-core elixir emacs-nox erlang-base etcd-server
+exim4-daemon-light fd-find ffmpeg file findutils firefox-esr fish fzf gawk gcc gdb ghc ghostscript
+git gnupg gnuplot-nox golang-go gradle graphviz grep gunicorn gzip haproxy hugo imagemagick inkscape
+iproute2 iputils-ping jekyll jq kubernetes-client less libreoffice-writer lsof lua5.4 make
+mariadb-client mariadb-server maven memcached mercurial mono-runtime mosquitto mtr-tiny nano neovim
+netcat-openbsd nginx nmap nodejs npm octave opam openjdk-17-jre openssh-client openssh-server
+openssl openvpn optipng pandoc perl php-cli php-fpm podman poppler-utils postfix postgresql
+postgresql-client procps prometheus prosody python3 python3-boto3 python3-cryptography
+python3-django python3-flask python3-gi python3-lxml python3-matplotlib python3-numpy python3-pandas
+python3-pil python3-pip python3-requests python3-scipy python3-sklearn python3-sqlalchemy
+python3-tornado python3-yaml qemu-utils r-base-core rabbitmq-server rails rclone redis-server restic
+ripgrep rsync ruby rustc samba sbcl sed shellcheck skopeo socat sox sphinx-common sqlite3 squid
+strace subversion supervisor swi-prolog tar tcl tcpdump tesseract-ocr texlive-latex-base tmux tor
+transmission-daemon unbound unzip uwsgi valgrind varnish vim vlc wget wireguard-tools xz-utils
+yt-dlp zip zsh zstd
+""".split()
 
 
 class _Package(NamedTuple):
@@ -116,8 +119,9 @@ class _Package(NamedTuple):
 def read_debian() -> tuple[Corpus, Corpus]:
     """Make a corpus of the release that apt knows, as it was published, and one with its updates.
 
-    Reads apt's own lists, or has apt fetch them into a temporary folder where there are none. Raises
-    `CorpusError` where apt knows no release with updates (`bookworm` and `bookworm-security`, say).
+    Reads apt's own lists, or has apt fetch them into a temporary folder where there are none.
+    Raises `CorpusError` where apt knows no release with updates, such as `bookworm` and
+    `bookworm-security`.
     """
     with tempfile.TemporaryDirectory() as folder:
         targets = _package_lists()
@@ -213,7 +217,7 @@ def _corpus_of(name: str, packages: dict[str, _Package]) -> Corpus:
         for package in needed:
             counts[package] = counts.get(package, 0) + 1
 
-    programs = [program for program in PROGRAMS.split() if program in packages]
+    programs = [program for program in PROGRAMS if program in packages]
     order, depends = _without_cycles(depends, programs)
     paths: dict[str, str] = {}
     sizes, references = {}, {}
@@ -234,8 +238,9 @@ def _corpus_of(name: str, packages: dict[str, _Package]) -> Corpus:
 def _without_cycles(
     depends: dict[str, list[str]], roots: list[str]
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """Return what the roots need, dependencies first, and their dependencies but for those that close
-    a cycle: a package can't name the hash of one that names its own.
+    """Return what the roots need, dependencies first, and the dependencies of each.
+
+    Those that close a cycle are left out: a package can't name the hash of one that names its own.
     """
     acyclic: dict[str, list[str]] = {}
     done: dict[str, None] = {}
@@ -286,8 +291,9 @@ def read_nix_store() -> Corpus:
 
 
 def corpus_of_path_info(info: list | dict) -> Corpus:
-    """Make a corpus of what ``nix path-info --json`` prints: a list of objects with a path each, or,
-    since Nix 2.19, an object by path. Raises `CorpusError`.
+    """Make a corpus of what ``nix path-info --json`` prints. Raises `CorpusError`.
+
+    That is a list of objects with a path each, or, since Nix 2.19, an object by path.
     """
     entries = (
         {entry["path"]: entry for entry in info} if isinstance(info, list) else dict(info.items())

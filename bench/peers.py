@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from corpora import Corpus
 
-__all__ = ["STRATEGIES", "Image", "Strategy"]
+__all__ = ["OURS", "STRATEGIES", "Image", "Strategy"]
 
 _program = importlib.util.spec_from_file_location(
     "group_layers",
@@ -108,8 +108,8 @@ def auto_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> list
 
     dockerTools since 2025 (NixOS/nixpkgs#355189), and proposed for nix2container (#204).
 
-    Starting with one group, the paths are declared large one after the other, by size, and each group
-    is split into what the new one needs, itself included, and what it does not need.
+    Starting with one group, the paths are declared large one after the other, by size, and each
+    group is split into what the new one needs, itself included, and what it does not need.
     """
     group_of = dict.fromkeys(image.sizes, 0)
     members = [len(group_of)]
@@ -181,6 +181,8 @@ class Strategy(NamedTuple):
     budgeted: bool = True  # whether the budget makes a difference
 
 
+OURS = ("group_layers.py", "group_layers.py, with a table")
+
 STRATEGIES = (
     Strategy("one layer", one_layer, budgeted=False),
     Strategy("popularity contest", popularity_contest),
@@ -188,7 +190,7 @@ STRATEGIES = (
     Strategy("Nixery", nixery),
     Strategy("Nixery, with a table", nixery, table=True),
     Strategy("auto-layer", auto_layer),
-    Strategy("group_layers.py", default),
-    Strategy("group_layers.py, with a table", default, table=True),
+    Strategy(OURS[0], default),
+    Strategy(OURS[1], default, table=True),
     Strategy("one path per layer", one_path_per_layer, budgeted=False),
 )

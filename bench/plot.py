@@ -1,12 +1,12 @@
 """Draw line charts as SVG, with nothing but the standard library.
 
-One panel beside the other, a logarithmic vertical axis, each line named at its end. The file stands by
-itself, and its ink is readable on light and on dark paper.
+One panel beside the other, a logarithmic vertical axis, each line named at its end. The file stands
+by itself, and its ink is readable on light and on dark paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from math import log
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from typing import NamedTuple
 __all__ = ["Panel", "draw"]
 
 WIDTH, HEIGHT = 330, 330  # of the area that the lines are in
-LEFT, RIGHT, TOP, BOTTOM = 58, 190, 62, 52
+LEFT, RIGHT, TOP, BOTTOM = 58, 222, 62, 52
 LINE_HEIGHT = 14
 TICKS = (1, 1.2, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
 
@@ -38,8 +38,13 @@ class Panel(NamedTuple):
     lines: Mapping[str, Sequence[tuple[float, float]]]
 
 
-def draw(panels: Sequence[Panel], title: str, x_label: str, y_label: str) -> str:
-    """Return an SVG document with the panels side by side, all with the same axes."""
+def draw(
+    panels: Sequence[Panel], title: str, x_label: str, y_label: str, bold: Collection[str] = ()
+) -> str:
+    """Return an SVG document with the panels side by side, all with the same axes.
+
+    The lines named in `bold` are drawn broader.
+    """
     points = [p for panel in panels for line in panel.lines.values() for p in line]
     x_ticks = sorted({x for x, _ in points})
     low, high = min(y for _, y in points), max(y for _, y in points)
@@ -63,10 +68,10 @@ def draw(panels: Sequence[Panel], title: str, x_label: str, y_label: str) -> str
         out += _axes(panel.title, x_ticks, bottom, top, x_label, y_label)
         labels = []
         for name, line in panel.lines.items():
-            style = _stroke(names.index(name))
+            style = _stroke(names.index(name), 3.5 if name in bold else 2)
             places = [(_x(x, x_ticks), _y(y, bottom, top)) for x, y in line]
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-            out.append(f'    <polyline points="{path}" fill="none" stroke-width="2" {style}/>')
+            out.append(f'    <polyline points="{path}" fill="none" {style}/>')
             labels.append((places[-1][1], name, style))
         out += _names_at_line_ends(labels)
         out.append("  </g>")
@@ -86,10 +91,11 @@ def _text(x: float, y: float, text: str, kind: str = "", more: str = "") -> str:
     return f'  <text x="{x:.1f}" y="{y:.1f}"{kind}{more}>{escape(text)}</text>'
 
 
-def _stroke(number: int) -> str:
+def _stroke(number: int, width: float) -> str:
     dash = DASHES[number % len(DASHES)]
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'stroke="{COLOURS[number % len(COLOURS)]}"{dashes}'
+    colour = COLOURS[number % len(COLOURS)]
+    return f'stroke="{colour}" stroke-width="{width}"{dashes}'
 
 
 def _axes(
@@ -123,8 +129,7 @@ def _names_at_line_ends(labels: list[tuple[float, str, str]]) -> list[str]:
         y = min(end, free)
         free = y - LINE_HEIGHT
         out.append(
-            f'    <path d="M{WIDTH + 2} {end:.1f}L{WIDTH + 14} {y:.1f}h10" fill="none" '
-            f'stroke-width="2" {style}/>'
+            f'    <path d="M{WIDTH + 2} {end:.1f}L{WIDTH + 14} {y:.1f}h10" fill="none" {style}/>'
         )
         out.append(_text(WIDTH + 28, y + 4, name))
     return out

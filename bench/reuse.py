@@ -5,22 +5,22 @@
     reuse.py --nix-store                               what is in this machine's Nix store
     reuse.py --corpus old.json.gz new.json.gz          package sets from files, here with an update
 
-Hosts and registries keep layers by digest: a layer is reused exactly when its set of store paths is the
-same. From that, the figures follow without packing anything. For all but the last two, 1.0 is one path
-per layer, which moves no byte twice but needs more layers than a host takes:
+Hosts and registries keep layers by digest: a layer is reused exactly when its set of store paths is
+the same. From that, the figures follow without packing anything. For all but the last two, 1.0 is
+one path per layer, which moves no byte twice but needs more layers than a host takes:
 
-fleet    bytes of all different layers / bytes of all different paths, over a fleet of images: what one
-         host pulls that runs them all, what a registry stores (lower is better)
-share    of the bytes that two images of the fleet have in common, the part that is not pulled again for
-         the second one (higher is better)
-update   bytes pulled again / bytes changed, when each root by itself moves to the updated package set
-         (lower is better)
+fleet    bytes of all different layers / bytes of all different paths, over a fleet of images: what
+         one host pulls that runs them all, what a registry stores (lower is better)
+share    of the bytes that two images of the fleet have in common, the part that is not pulled again
+         for the second one (higher is better)
+update   bytes pulled again / bytes changed, when each root by itself moves to the updated package
+         set (lower is better)
 rollout  the same, when all roots do on one host
 layers   how many layers an image of the fleet has, on average
 largest  the largest layer's part of an image's bytes, on average: a pull waits for it
 
-An image of the fleet has one to six roots, some roots far more often than others, and half of the images
-have a shell. The spread is half the range over the seeds, each of which draws another fleet.
+An image of the fleet has one to six roots, some roots far more often than others, and half of the
+images have a shell. The spread is half the range over the seeds, each of which draws another fleet.
 
 The peers are described in peers.py, the package sets in corpora.py.
 """
@@ -38,7 +38,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from corpora import Corpus, CorpusError, read_corpus, read_debian, read_nix_store
-from peers import STRATEGIES, Image, Strategy
+from peers import OURS, STRATEGIES, Image, Strategy
 from plot import Panel, draw
 
 # Enough to tell strategies apart: with more pairs the shares change in the fourth digit.
@@ -143,7 +143,10 @@ def measure(
     plot_budgets: Sequence[int] = (),
     processes: int | None = None,
 ) -> tuple[list[Figures], dict[str, list[tuple[int, float]]]]:
-    """Return the figures of all strategies, and for `plot_budgets` the points (budget, fleet) of each."""
+    """Return the figures of all strategies, and the points (budget, fleet) of each.
+
+    The points are those of `plot_budgets`. Without an update, what needs one is None.
+    """
     cases = [(s, b) for s in STRATEGIES for b in (budgets if s.budgeted else [None])]
     extra = [b for b in plot_budgets if b not in budgets]
     plot_cases = [(s, b) for s in STRATEGIES if s.budgeted for b in extra]
@@ -246,8 +249,8 @@ def table(figures: list[Figures]) -> str:
             f.strategy,
             _spread(f.fleet, 2),
             _spread(f.share, 3),
-            "–" if f.update is None else f"{f.update:.3f}",
-            "–" if f.rollout is None else f"{f.rollout:.3f}",
+            "" if f.update is None else f"{f.update:.3f}",
+            "" if f.rollout is None else f"{f.rollout:.3f}",
             f"{f.layers:.0f}",
             f"{f.largest:.0%}",
         ]
@@ -335,6 +338,7 @@ def main(argv: list[str] | None = None) -> int:
             "Bytes moved for a fleet of images, by layer budget (1 = one path per layer)",
             "layer budget",
             "bytes moved / bytes of all paths",
+            bold=OURS,
         )
         with open(arguments.plot, "w") as file:
             file.write(text)

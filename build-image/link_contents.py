@@ -28,7 +28,8 @@ TREE = "root"
 def link_contents(contents: list[str], tree: str) -> list[str]:
     """Link the files of `contents` below the folder `tree`.
 
-    Returns the names, relative to the root, that more than one of the contents has, sorted.
+    Returns the names, relative to the root, of which the contents have different files, sorted.
+    `nix-support`, which some packages have for those that build with them, is left out.
     """
     contested: list[str] = []
     # Each entry: a folder of the tree, as the parts of its name; the folders to link there; and
@@ -40,7 +41,7 @@ def link_contents(contents: list[str], tree: str) -> list[str]:
         os.makedirs(os.path.join(tree, *parts), exist_ok=True)
         providers: dict[str, list[str]] = {}
         for source in sources:
-            for name in os.listdir(source):
+            for name in set(os.listdir(source)) - (set() if parts else {"nix-support"}):
                 providers.setdefault(name, []).append(os.path.join(source, name))
         for name, candidates in sorted(providers.items()):
             place = (*parts, name)
@@ -55,8 +56,9 @@ def link_contents(contents: list[str], tree: str) -> list[str]:
                 todo.append((place, folders, followed.union(links.values())))
             else:
                 os.symlink(candidates[0], os.path.join(tree, *place))
-                folders = [candidates[0]]
-            if len(folders) < len(candidates):
+                folders = []
+            winner = links.get(candidates[0], candidates[0])
+            if any(c not in folders and links.get(c, c) != winner for c in candidates):
                 contested.append("/".join(place))
     return sorted(contested)
 
@@ -65,7 +67,7 @@ def find_env(closure: list[str]) -> str | None:
     """Return a program `bin/env` in one of the store paths `closure`: coreutils' if it is there."""
     found = [path for path in closure if os.access(path + "/bin/env", os.X_OK)]
     # By name before hash: which one is taken must not change with every rebuild.
-    found.sort(key=lambda path: ("-coreutils" not in path, path.partition("-")[2], path))
+    found.sort(key=lambda path: ("-coreutils" not in path, os.path.basename(path)[32:], path))
     return found[0] + "/bin/env" if found else None
 
 

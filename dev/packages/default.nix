@@ -1,8 +1,9 @@
-# The small package set: about seventy programs made from Debian packages, under nixpkgs' names, for where nixpkgs can't
-# be had. `fetch` puts this file into a folder together with the .deb files, their index and the seed that unpacks them.
+# The small package set: about seventy programs made from Debian packages, under nixpkgs' names, for
+# where nixpkgs can't be had. `fetch` puts this file into a folder together with the .deb files,
+# their index and the seed that unpacks them.
 #
-# Each name of the index is a store path of its own: a program of programs.txt, or a library's Debian package. Nothing
-# is taken from outside the store while building.
+# Each name of the index is a store path of its own: a program of programs.txt, or a library's
+# Debian package. Nothing is taken from outside the store while building.
 {
   system ? builtins.currentSystem,
   config ? { },
@@ -12,45 +13,26 @@
   ...
 }:
 let
-  lib = import ./lib.nix // {
-    # mkDerivation's overrideAttrs takes `old: { }` or `final: prev: { }`.
-    applyChanges =
-      changes: attrs:
-      let
-        first = changes attrs;
-      in
-      if builtins.isFunction first then first attrs else first;
-  };
-
+  lib = import ./lib.nix;
+  # { system; seed; programs = { attribute = main program or null; }; packages = { name = ...; }; }
   index = lib.importJSON ./index.json;
-
-  # [{ attribute, program }]: program is null where there is no main one.
-  programs =
-    let
-      rows = builtins.filter (line: line != "" && !lib.hasPrefix "#" line) (
-        lib.splitString "\n" (builtins.readFile ./programs.txt)
-      );
-      cells = row: builtins.filter (cell: builtins.isString cell && cell != "") (builtins.split " +" row);
-    in
-    map (row: {
-      attribute = lib.head (cells row);
-      program = if lib.last (cells row) == "-" then null else lib.last (cells row);
-    }) rows;
-  mainPrograms = builtins.listToAttrs (map (row: lib.nameValuePair row.attribute row.program) programs);
-
   seed = builtins.path {
     path = ./seed;
     name = "seed";
     sha256 = index.seed;
   };
-  loader = { aarch64-linux = "ld-linux-aarch64.so.1"; x86_64-linux = "ld-linux-x86-64.so.2"; }.${index.system};
+  loaders = {
+    aarch64-linux = "ld-linux-aarch64.so.1";
+    x86_64-linux = "ld-linux-x86-64.so.2";
+  };
 
   withTerminals = "export TERMINFO_DIRS=\${TERMINFO_DIRS-${entries.ncurses}/lib/terminfo}";
   withPerlModules =
     names:
-    "export PERL5LIB=${
-      lib.concatMapStringsSep ":" (name: "${entries.${name}}/share/perl5:${entries.${name}}/lib/perl5/5.36") names
-    }";
+    let
+      folders = name: "${entries.${name}}/share/perl5:${entries.${name}}/lib/perl5/5.36";
+    in
+    "export PERL5LIB=${lib.concatMapStringsSep ":" folders names}";
 
   # What a program needs beside its packages' own files, by name of the index:
   #   links    { "bin/awk" = "gawk"; }: symbolic links to make
@@ -75,7 +57,7 @@ let
       links."bin/faked" = "faked-sysv";
       replace."bin/fakeroot-sysv" = {
         "FAKEROOT_BINDIR=/usr/bin" = "FAKEROOT_BINDIR=@out@/bin";
-        "FAKEROOT_LIB=libfakeroot-sysv.so" = "FAKEROOT_LIB=@out@/lib/libfakeroot/libfakeroot-sysv.so";
+        "_LIB=libfakeroot-sysv.so" = "_LIB=@out@/lib/libfakeroot/libfakeroot-sysv.so";
         "PATHS=/usr/lib/" = "PATHS= #/usr/lib/";
         "`getopt " = "`${entries.util-linux}/bin/getopt ";
         "cat -" = "${entries.coreutils}/bin/cat -";
@@ -156,7 +138,8 @@ let
   # { name of the index = derivation; }, for the system that was downloaded for
   entries = builtins.mapAttrs (makePackage index.system) index.packages;
 
-  # The same for another system: data is the same there, and programs can be evaluated but not built.
+  # The same for another system: data is the same there, and programs can be evaluated but not
+  # built.
   entriesFor =
     system:
     if system == index.system then
@@ -164,14 +147,19 @@ let
     else
       builtins.mapAttrs (
         name: entry:
-        if entry.any_architecture && mainPrograms.${name} or "" == null then entries.${name} else makePackage system name entry
+        if entry.any_architecture && index.programs.${name} or "" == null then
+          entries.${name}
+        else
+          makePackage system name entry
       ) index.packages;
 
   makePackage =
     system: name: entry:
     let
       # "python3Packages.six" is an attribute path, "libldap-2.5-0" a Debian package's name.
-      pname = if mainPrograms ? ${name} then lib.removePrefix "_" (lib.last (lib.splitString "." name)) else name;
+      isAttribute = index.programs ? ${name};
+      lastPart = lib.last (lib.splitString "." name);
+      pname = if isAttribute then lib.removePrefix "_" lastPart else name;
     in
     derivation (
       {
@@ -189,7 +177,7 @@ let
         inherit (entry) version;
         name = "${pname}-${entry.version}";
         __structuredAttrs = true;
-        builder = "${seed}/lib/${loader}";
+        builder = "${seed}/lib/${loaders.${index.system}}";
         args = [
           "--library-path"
           "${seed}/lib"
@@ -217,7 +205,9 @@ let
         inherit (entry) description;
         platforms = lib.platforms.linux;
       }
-      // lib.optionalAttrs (mainPrograms.${name} or null != null) { mainProgram = mainPrograms.${name}; };
+      // lib.optionalAttrs (index.programs.${name} or null != null) {
+        mainProgram = index.programs.${name};
+      };
     };
 
   buildSystem = system;
@@ -228,7 +218,9 @@ let
       available = entriesFor hostSystem;
     in
     lib.foldl' lib.recursiveUpdate { } (
-      map (row: lib.setAttrByPath (lib.splitString "." row.attribute) available.${row.attribute}) programs
+      map (attribute: lib.setAttrByPath (lib.splitString "." attribute) available.${attribute}) (
+        builtins.attrNames index.programs
+      )
     );
 
   functions = import ./functions.nix {
@@ -236,7 +228,8 @@ let
     tools = entriesFor buildSystem;
   };
 
-  # What nixpkgs refuses to evaluate unless its configuration allows it, so that this can be tried too.
+  # What nixpkgs refuses to evaluate unless its configuration allows it, so that this can be tried
+  # too.
   refused =
     self:
     let
@@ -260,7 +253,7 @@ let
     in
     {
       hello-broken = refuse (config.allowBroken or false) "broken" { broken = true; };
-      hello-insecure = refuse false "insecure" { knownVulnerabilities = [ "none, it is for trying" ]; };
+      hello-insecure = refuse false "insecure" { knownVulnerabilities = [ "none, for trying" ]; };
       hello-unfree = refuse (config.allowUnfree or false) "unfree" { unfree = true; };
       hello-removed = throw "'hello-removed' has been removed";
     };

@@ -1,4 +1,5 @@
-# The small set in the shape of nixpkgs' flake, so that it can stand in for that: --override-input nixpkgs path:<here>.
+# The small set in the shape of nixpkgs' flake, so that it can stand in for that: --override-input
+# nixpkgs path:<here>.
 {
   description = "A small set of packages made from Debian's";
 
@@ -9,6 +10,8 @@
     in
     {
       inherit lib;
-      legacyPackages = lib.genAttrs lib.systems.flakeExposed (system: import ./. { inherit system; });
+      legacyPackages = lib.genAttrs lib.systems.flakeExposed (
+        system: import ./. { inherit system; }
+      );
     };
 }

@@ -1,4 +1,5 @@
-# What nixpkgs calls trivial builders, and a stdenv without a compiler: same names, arguments and meaning.
+# What nixpkgs calls trivial builders, and a stdenv without a compiler: same names, arguments and
+# meaning.
 {
   lib,
   # The packages whose programs run in a build: always those of the building machine.
@@ -55,7 +56,7 @@ let
           "meta"
           "passthru"
         ]
-        // (if structured then lib.optionalAttrs (attrs ? env) { inherit (attrs) env; } else attrs.env or { })
+        // (if structured && attrs ? env then { inherit (attrs) env; } else attrs.env or { })
         // {
           inherit name;
           system = buildSystem;
@@ -77,7 +78,7 @@ let
       passthru = attrs.passthru or { };
       overrideAttrs =
         changes:
-        mkDerivation (attrs // (if builtins.isFunction changes then lib.applyChanges changes attrs else changes));
+        mkDerivation (attrs // (if builtins.isFunction changes then changes attrs else changes));
     }
     // attrs.passthru or { };
 
@@ -167,7 +168,9 @@ let
         lib.concatLines (
           map (option: "set -o ${option}") bashOptions
           ++ lib.mapAttrsToList (key: value: "export ${key}=${lib.escapeShellArg value}") runtimeEnv
-          ++ lib.optional (runtimeInputs != [ ]) ''export PATH="${lib.makeBinPath runtimeInputs}:$PATH"''
+          ++ lib.optional (
+            runtimeInputs != [ ]
+          ) ''export PATH="${lib.makeBinPath runtimeInputs}:$PATH"''
         )
         + text
       );
@@ -202,7 +205,7 @@ let
       }
       // arguments
     );
-  buildEnv = arguments: join ({ linkFolders = true; } // removeAttrs arguments [ "extraOutputsToInstall" ]);
+  buildEnv = arguments: join ({ linkFolders = true; } // arguments);
 
   linkFarm =
     name: entries:
@@ -250,7 +253,8 @@ let
         mkdir $out
         jq -r '.closure[].path' .attrs.json >$out/store-paths
         jq -r '[.closure[].narSize] | add' .attrs.json >$out/total-nar-size
-        jq -r '.closure[] | [.path, .narHash, .narSize, "", (.references | length), .references[]] | map(tostring) | join("\n")' \
+        # What nix-store --load-db reads: no deriver, then the number of references.
+        jq -r '.closure[] | .path, .narHash, .narSize, "", (.references | length), .references[]' \
           .attrs.json >$out/registration
       '';
 in

@@ -1,7 +1,8 @@
 """Join folders with symbolic links, in a build: for `symlinkJoin` and `buildEnv`.
 
-Reads `.attrs.json`: `paths` to join, `pathsToLink` (["/"] for all), `ignoreCollisions`, and `linkFolders`, which says
-whether a folder that only one path has becomes one link (as buildEnv does it) or a folder of links (as lndir does it).
+Reads `.attrs.json`: `paths` to join, `pathsToLink` (["/"] for all), `ignoreCollisions`, and
+`linkFolders`, which says whether a folder that only one path has becomes one link (as buildEnv does
+it) or a folder of links (as lndir does it).
 """
 
 from __future__ import annotations

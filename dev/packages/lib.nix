@@ -1,4 +1,5 @@
-# The functions of nixpkgs' `lib` that a package set and the expressions that use it need, under the same names.
+# The functions of nixpkgs' `lib` that a package set and the expressions that use it need, under the
+# same names.
 let
   inherit (builtins)
     attrNames
@@ -159,13 +160,22 @@ rec {
     else
       default;
   hasAttrByPath =
-    path: set: path == [ ] || isAttrs set && set ? ${head path} && hasAttrByPath (tail path) set.${head path};
+    path: set:
+    path == [ ] || isAttrs set && set ? ${head path} && hasAttrByPath (tail path) set.${head path};
   getAttrFromPath =
     path: attrByPath path (throw "cannot find attribute '${concatStringsSep "." path}'");
-  setAttrByPath = path: value: if path == [ ] then value else { ${head path} = setAttrByPath (tail path) value; };
+  setAttrByPath =
+    path: value: if path == [ ] then value else { ${head path} = setAttrByPath (tail path) value; };
   recursiveUpdate =
     a: b:
-    a // builtins.mapAttrs (name: value: if isAttrs value && isAttrs (a.${name} or null) then recursiveUpdate a.${name} value else value) b;
+    a
+    // builtins.mapAttrs (
+      name: value:
+      if isAttrs value && isAttrs (a.${name} or null) then
+        recursiveUpdate a.${name} value
+      else
+        value
+    ) b;
   recurseIntoAttrs = set: set // { recurseForDerivations = true; };
   dontRecurseIntoAttrs = set: set // { recurseForDerivations = false; };
 
@@ -182,7 +192,10 @@ rec {
     prefix: text: if hasPrefix prefix text then substring (stringLength prefix) (-1) text else text;
   removeSuffix =
     suffix: text:
-    if hasSuffix suffix text then substring 0 (stringLength text - stringLength suffix) text else text;
+    if hasSuffix suffix text then
+      substring 0 (stringLength text - stringLength suffix) text
+    else
+      text;
   hasInfix = infix: text: length (split (escapeRegex infix) text) > 1;
   splitString =
     separator: text: filter isString (split (escapeRegex separator) (toString text));
@@ -194,7 +207,10 @@ rec {
     let
       text = toString argument;
     in
-    if match "[[:alnum:],._+:@%/-]+" text == null then "'${replaceStrings [ "'" ] [ "'\\''" ] text}'" else text;
+    if match "[[:alnum:],._+:@%/-]+" text == null then
+      "'${replaceStrings [ "'" ] [ "'\\''" ] text}'"
+    else
+      text;
   escapeShellArgs = concatMapStringsSep " " escapeShellArg;
   lowerChars = stringToCharacters "abcdefghijklmnopqrstuvwxyz";
   upperChars = stringToCharacters "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -212,20 +228,24 @@ rec {
       throw "Could not convert ${text} to int.";
   versionOlder = a: b: builtins.compareVersions b a == 1;
   versionAtLeast = a: b: !versionOlder a b;
-  getName = x: if isString x then (builtins.parseDrvName x).name else x.pname or (builtins.parseDrvName x.name).name;
-  getVersion = x: if isString x then (builtins.parseDrvName x).version else x.version or (builtins.parseDrvName x.name).version;
+  getName = x: x.pname or (builtins.parseDrvName (x.name or x)).name;
+  getVersion = x: x.version or (builtins.parseDrvName (x.name or x)).version;
 
   # Derivations.
   isDerivation = x: isAttrs x && (x.type or null) == "derivation";
   isStorePath =
-    x: (isString x || builtins.isPath x || x ? outPath) && builtins.dirOf (toString x) == builtins.storeDir;
+    x:
+    (isString x || builtins.isPath x || x ? outPath)
+    && builtins.dirOf (toString x) == builtins.storeDir;
   getOutput = output: package: package.${output} or package.out or package;
   getBin = getOutput "bin";
   getLib = getOutput "lib";
   getDev = getOutput "dev";
   getExe' = package: program: "${getBin package}/bin/${program}";
   getExe = package: getExe' package (package.meta.mainProgram or (getName package));
-  makeSearchPath = folder: packages: concatMapStringsSep ":" (package: "${package}/${folder}") (filter (x: x != null) packages);
+  makeSearchPath =
+    folder: packages:
+    concatMapStringsSep ":" (package: "${package}/${folder}") (filter (x: x != null) packages);
   makeBinPath = packages: makeSearchPath "bin" (map getBin packages);
   makeLibraryPath = packages: makeSearchPath "lib" (map getLib packages);
   addMetaAttrs = meta: package: package // { meta = package.meta or { } // meta; };
@@ -244,7 +264,11 @@ rec {
     if isAttrs result then
       result
       // {
-        override = changes: makeOverridable f (arguments // (if isFunction changes then changes arguments else changes));
+        override =
+          changes:
+          makeOverridable f (
+            arguments // (if isFunction changes then changes arguments else changes)
+          );
       }
     else
       result;
@@ -253,7 +277,9 @@ rec {
     let
       function = if isFunction f then f else import f;
     in
-    makeOverridable function (builtins.intersectAttrs (builtins.functionArgs function) set // arguments);
+    makeOverridable function (
+      builtins.intersectAttrs (builtins.functionArgs function) set // arguments
+    );
   composeExtensions =
     f: g: final: prev:
     let

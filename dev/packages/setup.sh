@@ -1,5 +1,5 @@
-# Builds a derivation of this set as nixpkgs' stdenv would: run by bash with the search path as its argument, with or
-# without structured attributes.
+# Builds a derivation of this set as nixpkgs' stdenv would: run by bash with the search path as its
+# argument, with or without structured attributes.
 set -eo pipefail
 export PATH=$1 SHELL=$BASH SOURCE_DATE_EPOCH=315532800
 

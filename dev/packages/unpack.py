@@ -7,9 +7,10 @@ Reads `.attrs.json` (structured attributes) with
 - `outputs.out`, `seed`, and the corrections that default.nix describes: `links`, `replace`, `wrap`,
   `needs`, `patch`, `bundle`, `remove`.
 
-Debian's folders become those of nixpkgs: `bin`, `lib`, `share`, `etc`, `libexec`, without `usr` and without a folder for
-the architecture. Programs and libraries are given the store paths of their loader and libraries with patchelf, scripts
-that of their interpreter. Manuals, translations and what configures a Debian system are dropped.
+Debian's folders become those of nixpkgs: `bin`, `lib`, `share`, `etc`, `libexec`, without `usr` and
+without a folder for the architecture. Programs and libraries are given the store paths of their
+loader and libraries with patchelf, scripts that of their interpreter. Manuals, translations and
+what configures a Debian system are dropped.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def unpack(debs: list[Path], out: Path, deps: list[Path]) -> None:
                 target = out / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if member.issym():
-                    to = posixpath.normpath(posixpath.join("/", posixpath.dirname(source), member.linkname))
+                    to = posixpath.normpath(
+                        posixpath.join("/", posixpath.dirname(source), member.linkname)
+                    )
                     links.append((target, rename(to.lstrip("/"))))
                 elif member.isfile() or member.islnk():
                     target.write_bytes(archive.extractfile(member).read())
@@ -121,7 +124,9 @@ class Patcher:
         self.out, self.deps, self.needs = out, deps, needs
         self.libraries: dict[str, Path] = {}
         for root in (out, *deps):
-            for file in sorted((root / "lib").rglob("*.so*"), key=lambda file: (len(file.parts), file)):
+            for file in sorted(
+                (root / "lib").rglob("*.so*"), key=lambda file: (len(file.parts), file)
+            ):
                 self.libraries.setdefault(file.name, file.parent)
 
     def patchelf(self, *arguments: str | Path) -> str:
@@ -133,7 +138,7 @@ class Patcher:
         ).stdout
 
     def patch_elf(self, file: Path, has_interpreter: bool) -> None:
-        """Set the loader, and a run path with the folders of the libraries that are needed, no others."""
+        """Set the loader, and a run path with the folders of the libraries that are needed."""
         changes: list[str | Path] = []
         needed = self.patchelf("--print-needed", file).split()
         if has_interpreter:
@@ -217,6 +222,7 @@ if attrs["patch"]:
 for path, lines in attrs["wrap"].items():
     wrap(OUT / path, lines.replace("@out@", str(OUT)))
 if (OUT / "lib/python3.11").is_dir():
-    # Root would write these into the store when it runs a program; unchecked, they don't depend on file times.
+    # Root would write these into the store when it runs a program. Unchecked, they don't depend
+    # on file times.
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
     compileall.compile_dir(OUT / "lib/python3.11", quiet=1, invalidation_mode=unchecked)

@@ -1,8 +1,8 @@
 # The program `nixery-build-image`, which a registry server calls to have an image built.
 #
 # It carries the Nix files and programs that it needs as store paths, so that it works from the
-# store alone: inside another build, in a container, without channels or NIX_PATH. Its arguments go
-# to nix-build as they are.
+# store alone: inside another build, in a container, without channels or NIX_PATH. What callers can
+# rely on is told in nixery_build_image.py.
 {
   # Package set with Nix and Python
   pkgs ? import <nixpkgs> { },

@@ -13,6 +13,7 @@
 }:
 let
   inherit (builtins)
+    any
     attrNames
     concatLists
     elem
@@ -20,6 +21,7 @@ let
     hasAttr
     head
     isAttrs
+    isList
     isString
     replaceStrings
     split
@@ -91,13 +93,14 @@ let
         success = true;
         value = true;
       };
+      licenses = if isList (meta.license or null) then meta.license else [ (meta.license or null) ];
       supported = meta.platforms or [ system ];
     in
     if !(package ? value) then
       "cannot be evaluated"
     else if says (meta.broken or false) then
       "is marked as broken"
-    else if says (meta.unfree or false || !(meta.license.free or true)) then
+    else if says (meta.unfree or false || any (license: !(license.free or true)) licenses) then
       "is unfree"
     else if says ((meta.knownVulnerabilities or [ ]) != [ ]) then
       "is insecure"

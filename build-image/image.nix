@@ -264,7 +264,8 @@ let
         builtins.hashString "sha256" (builtins.unsafeDiscardStringContext (toJSON ingredients))
       );
 
-  archiveArguments = [
+  archiveCommand = [
+    "${tools.gnutar}/bin/tar"
     "--create"
     "--format=gnu"
     "--dereference"
@@ -307,18 +308,16 @@ else
     inherit (layered) layers plan explain;
 
     # The image as one file that can be carried away: an OCI archive that `docker load` reads, too.
-    archive = derivation {
+    archive = runBuilder {
       name = "image.tar";
-      inherit (tools.stdenv.buildPlatform) system;
-      builder = "${tools.gnutar}/bin/tar";
-      args = archiveArguments ++ [ "--file=${placeholder "out"}" ];
-      __structuredAttrs = true;
+      programs = [ "capture_output.py" ];
+      command = archiveCommand;
       unsafeDiscardReferences.out = true;
     };
 
     # A script that writes the same file to standard output.
     stream = tools.writeShellScript "stream-image" ''
-      exec ${tools.gnutar}/bin/tar ${concatStringsSep " " archiveArguments}
+      exec ${concatStringsSep " " archiveCommand}
     '';
 
     # `copy-to DESTINATION [OPTION ...]`: skopeo, which pushes only what is missing there.

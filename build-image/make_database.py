@@ -2,7 +2,8 @@
 
 Attributes: `exportReferencesGraph.closure`, the closure; `leftOut`, paths of it that are not in
 the image; `nixStore`, `tar`, programs; `storeDir`; `mtime`, `owner`, `group`, as tar takes them.
-Writes an uncompressed archive with `nix/var/nix` as `out`.
+Writes an uncompressed archive with `nix/var/nix` as `out`. Its garbage collector roots keep all
+that is in the image, or `nix-collect-garbage` in a container would delete Nix itself.
 """
 
 from __future__ import annotations
@@ -30,15 +31,19 @@ def registration(entries: list[dict], left_out: list[str]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
+def find_roots(entries: list[dict], left_out: list[str]) -> list[str]:
+    """Return the store paths that no other one refers to: with their closures they are all."""
+    kept = [entry for entry in entries if entry["path"] not in left_out]
+    needed = {path for e in kept for path in e["references"] if path != e["path"]}
+    return [entry["path"] for entry in kept if entry["path"] not in needed]
+
+
 def main() -> None:
     attributes = read_attributes()
-    state = os.path.abspath("root/nix/var/nix")
     os.umask(0o022)
-    for folder in ("db", "gcroots", "profiles", "temproots"):
-        os.makedirs(os.path.join(state, folder))
     environment = {
         "HOME": os.getcwd(),
-        "NIX_STATE_DIR": state,
+        "NIX_STATE_DIR": os.path.abspath("state"),
         "NIX_CONF_DIR": os.getcwd(),
         "NIX_LOG_DIR": os.getcwd(),
         "NIX_STORE_DIR": attributes["storeDir"],
@@ -52,19 +57,23 @@ def main() -> None:
     if done.returncode != 0:
         fail(f"nix-store --load-db failed with status {done.returncode}")
     # The same database, whenever it is made: no time of registration, no write-ahead log.
-    with sqlite3.connect(os.path.join(state, "db/db.sqlite")) as database:
+    with sqlite3.connect("state/db/db.sqlite") as database:
         database.execute("update ValidPaths set registrationTime = 1")
         database.commit()
         database.execute("pragma journal_mode = delete")
         database.execute("vacuum")
     database.close()
-    for name in ("reserved", "big-lock"):
-        if os.path.exists(os.path.join(state, "db", name)):
-            os.unlink(os.path.join(state, "db", name))
+    # The rest of Nix's state is about this machine: locks, folders of the user who builds.
+    for folder in ("db", "gcroots/image", "profiles", "temproots"):
+        os.makedirs(os.path.join("root/nix/var/nix", folder))
+    for name in ("db.sqlite", "schema"):
+        os.rename(f"state/db/{name}", f"root/nix/var/nix/db/{name}")
+    for path in find_roots(attributes["closure"], attributes["leftOut"]):
+        os.symlink(path, f"root/nix/var/nix/gcroots/image/{os.path.basename(path)}")
     archive = [attributes["tar"], "--create", "--format=gnu", "--sort=name", "--blocking-factor=1"]
-    archive += [f"--{option}={attributes[option]}" for option in ("mtime", "owner", "group")]
-    archive += ["--file", attributes["outputs"]["out"], "--directory=root", "nix"]
-    subprocess.run(archive, check=True)
+    archive += ["--mtime", attributes["mtime"], "--owner", attributes["owner"]]
+    archive += ["--group", attributes["group"], "--file", attributes["outputs"]["out"]]
+    subprocess.run([*archive, "--directory=root", "nix"], check=True)
 
 
 if __name__ == "__main__":

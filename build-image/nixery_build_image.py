@@ -2,31 +2,49 @@
 
     nixery_build_image.py NIX_BUILD SOURCES [ARGUMENT ...]
 
-The arguments go to nix-build as they are. Standard output is nix-build's: one store path, the
-answer. Standard error is nix-build's as it comes, and on failure ends with one more line
+The arguments go to nix-build as they are: `--argstr` for those of build-image.nix, `--timeout
+SECONDS` for each single build, `--out-link FILE` to hold an answer (Nix names the link
+FILE-answer, and FILE for an error), `--store`, `--builders`,
+`--option`. What the caller gets:
 
-    nixery-build-image: what failed
+    standard output    one store path, the answer: a JSON file, an image or an error that whoever
+                       asked for the image can mend
+    standard error     Nix's progress and errors as they come; on failure one more line, the last,
+                       since Nix ends with traces, notes and advice in an order that differs by
+                       version: `nixery-build-image: what failed`
+    exit status        0 with an answer; otherwise nix-build's, or 128 and the signal that ended it
 
-since Nix itself ends with traces, notes and advice in an order that differs by version. The exit
-status is nix-build's.
+Needs nothing but the store: no channels, NIX_PATH, HOME or writable folder. A signal to this
+program ends the builds, and so does its death.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import BinaryIO
 
-# "error: ..." at any depth of a trace, coloured or not.
-_ERROR = re.compile(r"^\s*error:\s*(\S.*)$")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_LOG_LINE = re.compile(r"^\s*> (.*)$")
-_PACKAGE = re.compile(r"while looking up the package '(.*)'")
+# What a terminal would obey; builders write what they like.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+# "error: ..." at any depth of a trace; without a message it opens a trace (Nix from 2.20 on).
+_ERROR = re.compile(r"\s*error:\s*(.*)$")
+_REASON = re.compile(r"\s*Reason: (.*)$")  # Nix from 2.29 on
+_LOG_LINE = re.compile(r"\s*> (.*)$")
+_BUILDING = re.compile(r"building '(.*)'")
+_PACKAGE = re.compile(r".*while looking up the package '(.*)'$")
 # Follows from an error that was reported before it.
-_CONSEQUENCE = re.compile(r"^(\d+ dependenc|some errors|build of .* failed$|Cannot build)")
+_CONSEQUENCE = re.compile(r"\d+ dependenc|some errors|build of .* failed$")
+
+PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
 
 
 def summarize(lines: Iterable[str]) -> str:
@@ -39,54 +57,116 @@ def summarize(lines: Iterable[str]) -> str:
     ...            "  > cannot write: no space", "error: 1 dependencies of derivation failed"])
     "builder for '/nix/store/x.drv' failed: cannot write: no space"
     """
-    error, log, package, disk_full = "", "", "", False
+    errors: list[dict[str, str]] = []
+    package = building = ""
+    disk_full = False
     for line in (_COLOUR.sub("", line).rstrip() for line in lines):
         disk_full = disk_full or "lack of free disk space" in line
-        if match := _PACKAGE.search(line):
+        if match := _PACKAGE.match(line):
             package = package or match[1]
         elif match := _ERROR.match(line):
-            # In a trace the error comes last and is indented; the line before names no more.
-            if not error or (line[0] == " " and not log):
-                error = error if _CONSEQUENCE.match(match[1]) else match[1]
-        elif error and (match := _LOG_LINE.match(line)):
-            log = match[1].strip() or log
-    summary = error.rstrip(";:") or "nix-build gave no reason"
-    if log:
-        summary += f": {log}"
+            errors.append({"message": match[1]})
+        elif errors and (match := _REASON.match(line)):
+            errors[-1]["reason"] = match[1]
+        elif errors and (match := _LOG_LINE.match(line)):
+            errors[-1]["log"] = match[1].strip() or errors[-1].get("log", "")
+        elif match := _BUILDING.match(line):
+            building = match[1]
+    causes = [
+        error
+        for error in errors
+        if error["message"] and not _CONSEQUENCE.match(error.get("reason", error["message"]))
+    ]
+    if not causes:
+        return "nix-build gave no reason"
+    summary = ": ".join(part.rstrip(" ;:.") for part in causes[0].values() if part)
+    if summary.startswith("timed out") and building:  # Nix 2.34 does not say what
+        summary = f"building '{building}' {summary}"
     if package:
         summary = f"package {package}: {summary}"
-    return summary + " (the disk may be full)" * disk_full
+    return _CONTROL.sub(" ", summary) + " (the disk may be full)" * disk_full
 
 
-def readable_paths(arguments: list[str]) -> list[str]:
-    """Return what an evaluation with restrict-eval must be let read besides our own files."""
-    paths = []
-    for flag, name, value in zip(arguments, arguments[1:], arguments[2:]):
-        if flag == "--argstr" and name in ("srcArgs", "loadPkgs", "popularity"):
-            paths += [value] if value.startswith("/") else []
-    return paths
+def arguments_of(command: list[str]) -> dict[str, str]:
+    """Return the values that `--argstr NAME VALUE` gives on a command line, by name."""
+    triples = zip(command, command[1:], command[2:])
+    return {name: value for flag, name, value in triples if flag == "--argstr"}
+
+
+def pass_on(stream: BinaryIO) -> Iterator[str]:
+    """Write each line of `stream` to standard error as it comes, and yield it."""
+    for line in stream:
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+        yield line.decode(errors="replace")
+
+
+def has_cache() -> bool:
+    """Return whether there is a folder where Nix can keep what it downloads."""
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    while not os.path.exists(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    # The file system is asked as well: root may write everywhere but on a read-only one.
+    return os.path.isabs(folder) and os.path.isdir(folder) and os.access(folder, os.W_OK)
+
+
+def build(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Run nix-build and return its exit status and, if it is not 0, what failed."""
+    process: subprocess.Popen[bytes] | None = None
+    received: list[int] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        if process is not None:
+            process.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, forward)
+    prctl = ctypes.CDLL(None).prctl
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+    )
+    for number in received:
+        process.send_signal(number)
+    summary = summarize(pass_on(process.stderr))
+    status = process.wait()
+    if received:
+        return 128 + received[0], f"ended by {signal.Signals(received[0]).name}"
+    if status < 0:
+        return 128 - status, f"nix-build was ended by {signal.Signals(-status).name}"
+    return status, summary
 
 
 def main() -> int:
     nix_build, sources, *arguments = sys.argv[1:]
-    command = [nix_build, "--no-out-link", "--show-trace", *arguments]
-    for path in [os.path.dirname(sources), *readable_paths(arguments)]:
-        command += ["-I", path]
+    given = arguments_of(arguments)
+    # -Q: Nix tells a failed builder's last lines with the error, not all of them as they come.
+    command = [nix_build, "--no-out-link", "--show-trace", "-Q", *arguments]
+    # What an evaluation with restrict-eval must be let read; with a name, so that "=" is no end.
+    for path in (os.path.dirname(sources), given.get("srcArgs", ""), given.get("loadPkgs", "")):
+        if path.startswith("/"):
+            command += ["-I", f"nixery={path}"]
     command.append(os.path.join(sources, "build-image.nix"))
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda received, _: process.send_signal(received))
-    lines = []
-    for line in process.stderr:
-        sys.stderr.buffer.write(line)
-        sys.stderr.buffer.flush()
-        lines.append(line.decode(errors="replace"))
-    status = process.wait()
-    if status < 0:
-        print(f"nixery-build-image: nix-build was ended by signal {-status}", file=sys.stderr)
-        return 128 - status
-    if status > 0:
-        print(f"nixery-build-image: {summarize(lines)}", file=sys.stderr)
+    try:
+        os.getcwd()
+    except OSError:
+        os.chdir("/")
+    environment = dict(os.environ)
+    with contextlib.ExitStack() as stack:
+        if not has_cache():
+            with contextlib.suppress(OSError):  # nothing is writable: then Nix says what it needs
+                folder = tempfile.TemporaryDirectory(prefix="nixery-build-image-")
+                environment["XDG_CACHE_HOME"] = stack.enter_context(folder)
+        status, summary = build(command, environment)
+    if status != 0:
+        # Nix 2.8 forgets where it was when the stack is full.
+        if summary.startswith("stack overflow"):
+            summary = _CONTROL.sub(" ", f"packages {given.get('packages', '')}: {summary}")
+        print(f"nixery-build-image: {summary}", file=sys.stderr)
     return status
 
 

@@ -5,7 +5,7 @@ the image's root is in it, since what that refers to must be in the image, but g
 Store paths that the base image has are not packed again. And paths that the caller has grouped
 already leave the grouping when it is done.
 
-Attributes: `exportReferencesGraph.graph`, the roots; `storeDir`; `archives`, those of them that are no
+Attributes: `exportReferencesGraph.graph`, the roots; `storeDir`; `archives`, those that are no
 contents; `grouped`, a list of lists of store paths; `maxLayers`, for all layers of the image;
 `base`, a base image or null; `popularity`, a file or null; `groupLayers`, the program.
 Writes the plan, `[{"contents": [store path, ...]}, ...]` in the order of the image's layers, as

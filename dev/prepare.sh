@@ -5,23 +5,27 @@ say() {
   echo "${0##*/}: $*" >&2
 }
 
+# Install Debian packages.
+install() {
+  local sudo=()
+  if ! type -P apt-get >/dev/null; then
+    say "missing, and there is no apt-get to install them: $*"
+    exit 2
+  fi
+  say "installing $*"
+  ((UID == 0)) || sudo=(sudo)
+  "${sudo[@]}" apt-get -q update >&2
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get -q install --yes --no-install-recommends "$@" >&2
+}
+
 # Install the Debian packages of missing programs: need PROGRAM:PACKAGE ...
 need() {
-  local each missing=() sudo=()
+  local each missing=()
   for each in "$@"; do
     PATH=$PATH:/usr/sbin type -P "${each%%:*}" >/dev/null || missing+=("${each##*:}")
   done
-  if ((${#missing[@]})); then
-    if ! type -P apt-get >/dev/null; then
-      say "missing, and there is no apt-get to install them: ${missing[*]}"
-      exit 2
-    fi
-    say "installing ${missing[*]}"
-    ((UID == 0)) || sudo=(sudo)
-    "${sudo[@]}" apt-get -q update >&2
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-      apt-get -q install --yes --no-install-recommends "${missing[@]}" >&2
-  fi
+  ((${#missing[@]} == 0)) || install "${missing[@]}"
 }
 
 # Tell whether nixpkgs and its binary cache answer within a few seconds.

@@ -280,9 +280,10 @@ def _store_path(name: str, references: list[str]) -> str:
 
 
 def read_nix_store() -> Corpus:
-    """Make a corpus of the user's Nix store; its roots are the paths that no other path refers to.
+    """Make a corpus of the user's Nix store. Raises `CorpusError`.
 
-    Derivations are left out: no image holds them. Raises `CorpusError`.
+    Its roots are the paths that no other path refers to. Those that refer to nothing themselves are
+    mostly sources, and derivations are in no image: both are left out.
     """
     text = _run(
         "nix", "--extra-experimental-features", "nix-command", "path-info", "--json", "--all"
@@ -305,7 +306,7 @@ def corpus_of_path_info(info: list | dict) -> Corpus:
     }
     needed = {reference for paths in references.values() for reference in paths}
     roots: dict[str, list[str]] = {}
-    for path in sorted(kept - needed):
+    for path in sorted(path for path in kept - needed if references[path]):
         roots[path.split("/")[-1]] = [path]
     popularity: dict[str, int] = {}
     for paths in references.values():

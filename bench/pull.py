@@ -47,7 +47,7 @@ MEGABYTE = 1_000_000
 
 
 def read_machine_files(limit: int) -> bytes:
-    """Return bytes as images hold them: of this machine's libraries and programs, `limit` of them."""
+    """Return bytes as images hold them: `limit` of this machine's libraries and programs."""
     data = bytearray()
     for folder in ("/usr/lib", "/usr/bin", "/usr/share"):
         for where, folders, files in os.walk(folder):
@@ -272,7 +272,13 @@ def main() -> int:
     parser.add_argument("--network", metavar="MS,MBIT", help="a link between host and registry")
     parser.add_argument("--json", metavar="FILE", help="also write every measured time")
     arguments = parser.parse_args()
-    link = arguments.network and [float(word) for word in arguments.network.split(",")]
+    try:
+        link = arguments.network and [float(word) for word in arguments.network.split(",", 1)]
+    except ValueError:
+        parser.error(f"--network: want MS,MBIT, got {arguments.network!r}")
+    missing = [tool for tool in ("docker-registry", "skopeo") if not shutil.which(tool)]
+    if missing:
+        parser.error(f"needs {' and '.join(missing)}")
 
     with tempfile.TemporaryDirectory() as workdir:
         registry_port, port = free_port(), free_port()

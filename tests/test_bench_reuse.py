@@ -191,14 +191,15 @@ def test_both_forms_of_nix_path_info() -> None:
         {"path": FIRST, **entry},
         {"path": LIB, "narSize": 7, "references": []},
         {"path": TOOL, "narSize": 9, "references": []},
+        {"path": SECOND, "narSize": 4, "references": [LIB]},
         {"path": store_path("d", "x.drv"), "narSize": 1, "references": [LIB]},
     ]
     corpus = corpora.corpus_of_path_info(listed)
     assert corpus == corpora.corpus_of_path_info({e["path"]: e for e in listed})
-    assert corpus.sizes == {LIB: 7, TOOL: 9, FIRST: 5}
+    assert corpus.sizes == {LIB: 7, TOOL: 9, FIRST: 5, SECOND: 4}
     assert corpus.references[FIRST] == [LIB]  # not itself
-    assert sorted(corpus.roots.values()) == [[TOOL], [FIRST]]
-    assert corpus.popularity == {"lib-1": 1}
+    assert sorted(corpus.roots.values()) == [[FIRST], [SECOND]]
+    assert corpus.popularity == {"lib-1": 2}
 
 
 def test_the_command_prints_a_table_and_draws_a_plot(

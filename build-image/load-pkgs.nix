@@ -19,16 +19,16 @@ let
       if !builtins.isString srcArgs || builtins.match "[a-zA-Z0-9][a-zA-Z0-9._/-]*" srcArgs == null then
         throw "srcArgs for srcType 'nixpkgs' must be a channel, branch, tag or commit, not ${given}"
       else
-        fetchTarball (
+        builtins.fetchTarball (
           { url = "https://github.com/NixOS/nixpkgs/archive/${srcArgs}.tar.gz"; }
           // (if hashes ? ${srcArgs} then { sha256 = hashes.${srcArgs}; } else { })
         );
 
     git =
       if builtins.isAttrs srcArgs then
-        fetchGit srcArgs
+        builtins.fetchGit srcArgs
       else if builtins.isString srcArgs && builtins.match "[[:space:]]*\\{.*" srcArgs != null then
-        fetchGit (builtins.fromJSON srcArgs)
+        builtins.fetchGit (builtins.fromJSON srcArgs)
       else
         throw "srcArgs for srcType 'git' must be the arguments of fetchGit as JSON, not ${given}";
 

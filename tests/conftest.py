@@ -1,0 +1,39 @@
+"""Fixtures that the tests share: Nix, the package set, and images that take long to build."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nix import ROOT, Nix
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment() -> Iterator[None]:
+    """Nix asks no cache, whatever the machine's nix.conf says, and Python writes nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Programs that run from the store as root would put their bytecode into it.
+        patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        patch.setenv("NIX_CONFIG", os.environ.get("NIX_CONFIG", "") + "\nsubstituters =")
+        patch.delenv("NIX_PATH", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def package_set() -> Path:
+    """The folder of the small package set; PACKAGE_SET names another one to test with."""
+    if "PACKAGE_SET" in os.environ:
+        return Path(os.environ["PACKAGE_SET"])
+    fetch = ROOT / "dev" / "packages" / "fetch"
+    done = subprocess.run([fetch], check=True, stdout=subprocess.PIPE, text=True)
+    return Path(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def nix(package_set: Path) -> Nix:
+    """Real Nix with the small package set."""
+    return Nix(package_set)

@@ -1,0 +1,580 @@
+"""build-image.nix through real Nix: the answer, the names, the layers, and what is built again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nix import ROOT, Image, Nix, attempt, file_hash, file_md5, run, write_set
+
+PACKAGES = ["git", "curl"]
+
+
+@pytest.fixture(scope="module")
+def answer(nix: Nix) -> dict:
+    return nix.answer(PACKAGES)
+
+
+@pytest.fixture(scope="module")
+def image(nix: Nix) -> Image:
+    return nix.image_of(PACKAGES)
+
+
+def paths_in_layers(nix: Nix, packages: list[str], **arguments: object) -> list[list[str]]:
+    """Build the image's layers; return the store paths in each, as its description has them."""
+    layers = nix.build(*nix.call(packages, **arguments), "-A", "layers").paths
+    return [json.loads((layer / "layer.json").read_bytes())["storePaths"] for layer in layers]
+
+
+class TestAnswer:
+    def test_has_a_manifest_of_the_oci_image_specification(self, answer):
+        manifest = answer["manifest"]
+        assert set(answer) == {"manifest", "layerLocations"}
+        assert set(manifest) == {"schemaVersion", "mediaType", "config", "layers"}
+        assert manifest["schemaVersion"] == 2
+        assert manifest["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
+        assert manifest["config"]["mediaType"] == "application/vnd.oci.image.config.v1+json"
+        for layer in manifest["layers"]:
+            assert layer["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"
+
+    def test_digests_sizes_and_md5_are_those_of_the_files_that_it_names(self, answer):
+        manifest, locations = answer["manifest"], answer["layerLocations"]
+        descriptors = [manifest["config"], *manifest["layers"]]
+        assert set(locations) == {d["digest"].removeprefix("sha256:") for d in descriptors}
+        for descriptor in descriptors:
+            algorithm, _, digest = descriptor["digest"].partition(":")
+            location = locations[digest]
+            file = Path(location["path"])
+            assert algorithm == "sha256"
+            assert file_hash(file) == digest
+            assert file.stat().st_size == location["size"] == descriptor["size"]
+            assert file_md5(file) == location["md5"]
+
+    def test_keeps_what_it_names_from_being_deleted(self, nix, answer):
+        path = nix.build(*nix.call(PACKAGES)).path
+        alive = nix.closure(path)
+        for location in answer["layerLocations"].values():
+            assert "/".join(location["path"].split("/")[:4]) in alive
+
+    def test_does_not_keep_what_is_packed_in_the_layers(self, nix):
+        path = nix.build(*nix.call(PACKAGES)).path
+        assert str(nix.package("git")) not in nix.closure(path)
+
+    def test_manifest_in_canonical_json_is_the_manifest_of_the_image(self, answer, image):
+        canonical = json.dumps(answer["manifest"], sort_keys=True, separators=(",", ":"))
+        assert image.blob(image.descriptor["digest"]).read_text() == canonical
+        assert len(canonical) == image.descriptor["size"]
+        assert file_hash(image.blob(image.descriptor["digest"])) in image.descriptor["digest"]
+
+    def test_configuration_has_the_digests_of_the_uncompressed_layers_in_order(self, image):
+        layers = map(image.uncompressed, image.manifest["layers"])
+        digests = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
+        assert image.config["rootfs"] == {"type": "layers", "diff_ids": digests}
+        assert image.config["architecture"] == "amd64"
+        assert image.config["os"] == "linux"
+
+    def test_image_has_the_tag_as_its_reference(self, nix, image):
+        assert image.reference == "latest"
+        assert nix.image_of(["hello"], tag="v1.2").reference == "v1.2"
+
+
+class TestNames:
+    @pytest.fixture(scope="class")
+    def packages(self, nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Nix:
+        """A package set with packages that can't be had, as nixpkgs marks them."""
+        packages = """rec {
+          refused = meta: {
+            type = "derivation";
+            name = "refused";
+            drvPath = throw "refused";
+            outPath = throw "refused";
+            inherit meta;
+          };
+          marked-broken = refused { broken = true; };
+          proprietary = refused { license.free = false; unfree = true; };
+          vulnerable = refused { knownVulnerabilities = [ "CVE-2014-0160" ]; };
+          for-macs = refused { platforms = [ "x86_64-darwin" ]; };
+          removed = throw "removed was removed";
+          misspelt = pkgs.runCommand "misspelt" { } (pkgs.there-is-no-such-thing);
+          inherit (pkgs) hello;
+          Upper = pkgs.writeTextDir "share/upper" "upper";
+          lower.UPPER.nested = pkgs.writeTextDir "share/nested" "nested";
+          both = pkgs.writeTextDir "share/both" "both";
+          BOTH = pkgs.writeTextDir "share/BOTH" "BOTH";
+          Hidden = pkgs.lib;
+          hidden-not = { };
+          string-with-context = "${pkgs.hello}";
+        }"""
+        folder = tmp_path_factory.mktemp("set")
+        return Nix(write_set(folder, nix.package_set, packages))
+
+    def test_unknown_package_is_an_answer(self, nix):
+        assert nix.answer(["gti"]) == {"error": "not_found", "pkgs": ["gti"]}
+
+    def test_all_unknown_packages_are_named_in_the_order_of_the_request(self, nix):
+        assert nix.answer(["zzz", "git", "gti", "curl", "bsah"]) == {
+            "error": "not_found",
+            "pkgs": ["zzz", "gti", "bsah"],
+        }
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "lib",
+            "runCommand",
+            "python3Packages",
+            "path",
+            "lib.id",
+            "git.name",
+            "git.meta",
+            "config",
+        ],
+    )
+    def test_what_is_no_package_is_not_found(self, nix, name):
+        assert nix.answer([name]) == {"error": "not_found", "pkgs": [name]}
+
+    def test_string_that_refers_to_a_package_is_no_package(self, packages):
+        assert packages.answer(["string-with-context"])["error"] == "not_found"
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "",
+            ".",
+            "git.",
+            ".git",
+            "xorg..libX11",
+            "git curl",
+            "git\n",
+            "${builtins.abort}",
+            '"; abort "',
+            "(import ./. { })",
+            "$(touch FILE)",
+            "`touch FILE`",
+            "; touch FILE",
+            "../../etc/passwd",
+            "--option",
+            "gït",
+            "\\",
+        ],
+    )
+    def test_name_is_data_and_never_run(self, nix, name, tmp_path):
+        name = name.replace("FILE", str(tmp_path / "touched"))
+        assert nix.answer([name]) == {"error": "not_found", "pkgs": [name]}
+        assert list(tmp_path.iterdir()) == []
+
+    def test_dots_lead_into_sets(self, nix):
+        image = nix.image_of(["python3Packages.six"], maxLayers=1)
+        assert any(path.partition("-")[2].startswith("six-") for path in image.store_paths[0])
+
+    def test_name_without_capitals_finds_a_package_that_has_them(self, nix):
+        written = nix.build(*nix.call(["Xaw3d"])).path
+        assert nix.build(*nix.call(["xaw3d"])).path == written
+
+    def test_capitals_matter_only_in_the_first_part(self, packages):
+        assert "manifest" in packages.answer(["LOWER.UPPER.nested"])
+        assert packages.answer(["lower.upper.nested"])["error"] == "not_found"
+
+    def test_name_as_written_comes_before_other_spellings(self, packages):
+        for name in ["both", "BOTH"]:
+            image = packages.image_of([name], maxLayers=1)
+            assert image.tree[f"share/{name}"].linkname == f"{packages.package(name)}/share/{name}"
+
+    def test_underscore_before_a_digit_need_not_be_written(self, nix):
+        written = nix.build(*nix.call(["_7zz"])).path
+        assert nix.build(*nix.call(["7zz"])).path == written
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("marked-broken", "is marked as broken"),
+            ("proprietary", "is unfree"),
+            ("vulnerable", "is insecure"),
+            ("for-macs", "is not available for x86_64-linux"),
+            ("removed", "cannot be evaluated"),
+        ],
+    )
+    def test_package_that_cannot_be_had_is_an_answer_with_the_reason(self, packages, name, reason):
+        assert packages.answer([name, "hello"]) == {
+            "error": "unavailable",
+            "pkgs": [name],
+            "unavailable": [{"name": name, "reason": reason}],
+        }
+
+    def test_unavailable_packages_are_reported_beside_unknown_ones(self, packages):
+        assert packages.answer(["gti", "removed", "marked-broken"]) == {
+            "error": "not_found",
+            "pkgs": ["gti"],
+            "unavailable": [
+                {"name": "removed", "reason": "cannot be evaluated"},
+                {"name": "marked-broken", "reason": "is marked as broken"},
+            ],
+        }
+
+    def test_error_that_nix_cannot_catch_names_the_package(self, packages):
+        assert "'misspelt'" in packages.error(*packages.call(["hello", "misspelt"]), "--show-trace")
+
+    def test_image_of_unknown_packages_is_one_sentence_that_names_them(self, nix):
+        error = nix.error(*nix.call(["gti", "hello", "bsah"]), "-A", "image")
+        assert "no image: 'gti' was not found, 'bsah' was not found" in error
+
+    def test_no_packages_at_all_is_one_sentence(self, nix):
+        assert "error: packages is empty: name at least one" in nix.error(*nix.call([]))
+
+    @pytest.mark.parametrize("packages", ['"git"', "[1]", '{"git": true}', "null"])
+    def test_packages_must_be_an_array_of_strings(self, nix, packages):
+        error = nix.error(*nix.call(packages))
+        assert "error: packages must be a JSON array of strings, not" in error
+
+    def test_packages_that_are_not_json_are_refused(self, nix):
+        assert "json" in nix.error(*nix.call("git")).lower()
+
+    def test_shell_stands_for_what_people_want_at_hand(self, nix):
+        image = nix.image_of(["shell"])
+        assert {"bin/bash", "bin/ls", "bin/nano", "etc/protocols"} <= set(image.tree)
+        assert image.config["config"]["Cmd"] == ["bash"]
+        (variable,) = [v for v in image.config["config"]["Env"] if v.startswith("SSL_CERT_FILE=")]
+        assert variable.partition("=")[2].lstrip("/") in image.tree
+
+
+class TestSource:
+    def test_set_is_given_the_import_arguments(self, nix, tmp_path):
+        folder = write_set(
+            tmp_path,
+            nix.package_set,
+            '{ asked = pkgs.writeTextDir "share/asked" pkgs.config.question; }',
+        )
+        arguments = json.dumps({"config": {"question": "why?"}})
+        image = nix.image_of(["asked"], srcArgs=folder, importArgs=arguments, maxLayers=1)
+        (store_path,) = image.store_paths[0]
+        assert image.file(f"{store_path.lstrip('/')}/share/asked") == b"why?"
+
+    def test_set_can_be_loaded_by_another_file(self, nix, tmp_path):
+        (tmp_path / "load.nix").write_text(
+            f'{{ srcType, importArgs, ... }}: assert srcType == "mine";'
+            f" {{ mine = (import {nix.package_set} importArgs).hello; }}"
+            f" // import {nix.package_set} importArgs"
+        )
+        given = nix.call(["mine"], srcType="mine", loadPkgs=tmp_path / "load.nix")
+        # The path of a file, as a caller in Nix or with --arg gives it.
+        given[given.index("loadPkgs") - 1] = "--arg"
+        assert nix.build(*given).path == nix.build(*nix.call(["hello"])).path
+
+    def test_set_can_come_from_a_git_repository(self, nix, tmp_path):
+        write_set(tmp_path, nix.package_set, "{ }")
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        run("git", "-C", tmp_path, "init", "--quiet", "--initial-branch=main")
+        run("git", "-C", tmp_path, "add", "default.nix")
+        run("git", "-C", tmp_path, *identity, "commit", "--quiet", "--message=set")
+        commit = run("git", "-C", tmp_path, "rev-parse", "HEAD").stdout.strip()
+        arguments = json.dumps({"url": f"file://{tmp_path}", "rev": commit, "ref": "main"})
+        built = nix.build(*nix.call(["hello"], srcType="git", srcArgs=arguments))
+        assert built.path == nix.build(*nix.call(["hello"])).path
+
+    @pytest.mark.parametrize(
+        ("source", "arguments", "sentence"),
+        [
+            ("svn", "x", "srcType must be 'nixpkgs', 'git' or 'path', not 'svn'"),
+            ("path", "here", "srcArgs for srcType 'path' must be an absolute path, not 'here'"),
+            ("git", "a b", "srcArgs for srcType 'git' must be the arguments of fetchGit as JSON"),
+            ("nixpkgs", "../x", "srcArgs for srcType 'nixpkgs' must be a channel, branch, tag or"),
+            ("nixpkgs", "a b", "srcArgs for srcType 'nixpkgs' must be a channel, branch, tag or"),
+        ],
+    )
+    def test_source_that_makes_no_sense_is_one_sentence(self, nix, source, arguments, sentence):
+        assert sentence in nix.error(*nix.call(["git"], srcType=source, srcArgs=arguments))
+
+
+class TestLayers:
+    @pytest.mark.parametrize("budget", ["1", "2", "3", "5", "20", "96", "120", "125", "007"])
+    def test_every_path_of_the_closure_is_in_exactly_one_layer(self, nix, budget):
+        layers = paths_in_layers(nix, PACKAGES, maxLayers=budget)
+        closure = nix.closure(nix.package("git"), nix.package("curl"))
+        assert sorted(path for layer in layers for path in layer) == sorted(closure)
+        assert len(layers) <= int(budget)
+        assert len(layers) == 1 or layers[-1] == []
+
+    def test_limit_can_be_a_number(self, nix):
+        words = [*nix.call(PACKAGES), "-A", "layers"]
+        assert nix.build(*words, "--arg", "maxLayers", "5").paths == (
+            nix.build(*nix.call(PACKAGES, maxLayers="5"), "-A", "layers").paths
+        )
+
+    @pytest.mark.parametrize(
+        "limit", ["0", "126", "x", "-1", "", "1.5", "1e2", "99999999999999999999"]
+    )
+    def test_limit_that_cannot_be_kept_is_one_sentence(self, nix, limit):
+        error = nix.error(*nix.call(["hello"], maxLayers=limit))
+        assert "error: maxLayers must be a number from 1 to 125, not " in error
+
+    def test_default_limit_is_ninety_six_with_the_root_layer(self, nix, tmp_path):
+        packages = """builtins.listToAttrs (builtins.genList (number: rec {
+          name = "package-${toString number}";
+          value = { type = "derivation"; outPath = builtins.toFile name name; };
+        }) 130)"""
+        folder = write_set(tmp_path, nix.package_set, packages)
+        names = [f"package-{number}" for number in range(130)]
+        plan = nix.build(*nix.call(names, srcArgs=folder), "-A", "plan").path
+        assert len(json.loads(plan.read_bytes())) == 95
+
+    def test_tar_files_hold_what_the_plan_says_in_its_order(self, nix, image):
+        plan = json.loads(nix.build(*nix.call(PACKAGES), "-A", "plan").path.read_bytes())
+        assert image.store_paths == [sorted(layer["contents"]) for layer in plan] + [[]]
+
+    def test_no_layer_names_a_file_twice(self, image):
+        for layer in image.manifest["layers"]:
+            names = [member.name for member in image.members(layer)]
+            assert len(names) == len(set(names))
+
+    def test_no_store_path_spreads_over_two_layers(self, image):
+        seen: set[str] = set()
+        for layer in image.manifest["layers"][:-1]:
+            names = {member.name for member in image.members(layer)} - {"nix", "nix/store"}
+            assert not names & seen
+            seen |= names
+
+    def test_files_belong_to_root_and_have_one_time(self, image):
+        for name, member in image.tree.items():
+            owner = (member.uid, member.gid, member.uname, member.gname)
+            assert (name, member.mtime, *owner) == (name, 1, 0, 0, "root", "root")
+
+    def test_folders_above_the_store_paths_come_first_and_are_readable(self, image):
+        for layer in image.manifest["layers"][:-1]:
+            above = [(member.name, member.mode) for member in image.members(layer)[:2]]
+            assert above == [("nix", 0o755), ("nix/store", 0o755)]
+            assert all(member.isdir() for member in image.members(layer)[:2])
+
+    def test_root_is_the_last_layer_and_links_what_was_asked_for(self, nix, image):
+        last = {member.name: member for member in image.members(image.manifest["layers"][-1])}
+        assert last["bin/git"].linkname == f"{nix.package('git')}/bin/git"
+        assert last["bin/curl"].linkname == f"{nix.package('curl')}/bin/curl"
+        assert (last["tmp"].type, last["tmp"].mode) == (b"5", 0o1777)
+
+    def test_explanation_is_for_people(self, nix):
+        text = nix.build(*nix.call(PACKAGES), "-A", "explain").path.read_text()
+        assert "git" in text
+
+    def test_layer_holds_three_thousand_store_paths(self, nix, tmp_path):
+        packages = """{
+          many = pkgs.runCommand "many" { } ''
+            mkdir $out
+            ln -s ${builtins.toFile "all" (toString (builtins.genList (number:
+              builtins.toFile "number-${toString number}" (toString number)) 3000))} $out/all
+          '';
+        }"""
+        folder = write_set(tmp_path, nix.package_set, packages)
+        image = nix.image_of(["many"], srcArgs=folder, maxLayers=2)
+        assert [len(layer) for layer in image.store_paths] == [3002, 0]
+
+
+class TestPopularity:
+    @pytest.fixture(scope="class")
+    def library(self, nix: Nix) -> str:
+        """A store path that nobody asked for."""
+        (path,) = [p for p in nix.closure(nix.package("git")) if "-libpcre2-8-0-" in p]
+        return path
+
+    @pytest.fixture(scope="class")
+    def table(self, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A table in which this path is far more popular than any other."""
+        file = tmp_path_factory.mktemp("popularity") / "popularity.json"
+        file.write_text(json.dumps({library.partition("-")[2]: 1_000_000}))
+        return file
+
+    def test_popular_path_gets_a_layer_of_its_own(self, nix, library, table):
+        assert [library] not in paths_in_layers(nix, PACKAGES, maxLayers="4")
+        assert [library] in paths_in_layers(nix, PACKAGES, maxLayers="4", popularity=table)
+
+    def test_table_can_be_fetched(self, nix, table):
+        local = nix.build(*nix.call(PACKAGES, popularity=table), "-A", "layers")
+        fetched = nix.build(*nix.call(PACKAGES, popularityUrl=f"file://{table}"), "-A", "layers")
+        assert fetched.paths == local.paths
+
+    def test_table_that_is_broken_ends_the_build_with_one_line(self, nix, tmp_path):
+        table = tmp_path / "popularity.json"
+        table.write_text('{"glibc": "many"}')
+        error = nix.error(*nix.call(["hello"], popularity=table))
+        assert "popularity.json" in error and "glibc" in error and "Traceback" not in error
+
+
+class TestBuildingAgain:
+    def test_the_same_request_builds_nothing(self, nix, image):
+        again = nix.build(*nix.call(PACKAGES))
+        assert again.built == []
+
+    def test_added_package_leaves_layers_as_they_are(self, nix, image):
+        before = nix.build(*nix.call(PACKAGES), "-A", "layers").paths
+        added = nix.build(*nix.call([*PACKAGES, "bash"]), "-A", "layers")
+        contents = {
+            layer: json.loads((layer / "layer.json").read_bytes())["storePaths"]
+            for layer in [*before, *added.paths]
+        }
+        kept = set(before) & set(added.paths)
+        assert len(kept) >= len(before) // 2
+        old = [contents[layer] for layer in before]
+        changed = [contents[layer] for layer in set(added.paths) - kept]
+        assert all(paths not in old for paths in changed if paths)
+
+    def test_name_and_tag_change_no_layer(self, nix):
+        words = nix.call(PACKAGES, name="other", tag="v2")
+        assert not [name for name in nix.build(*words).built if name.startswith("layer")]
+
+    @pytest.mark.parametrize("options", ["--cores 7", "--cores 1 --option sandbox true"])
+    def test_cores_and_sandbox_change_no_byte(self, nix, image, options):
+        derivations = image_derivations(nix)
+        names = {name for _, name in derivations}
+        assert {"image", "image-root.tar", "layer-plan.json", "layer-of-root"} <= names
+        files = [file for file, _ in derivations]
+        run("nix-store", "--realise", "--check", *options.split(), *files)
+
+
+def image_derivations(nix: Nix) -> list[tuple[str, str]]:
+    """Return the derivations of the project's own that make the image, with their names."""
+    answer, plan = nix.build(*nix.call(PACKAGES)), nix.build(*nix.call(PACKAGES), "-A", "plan")
+    derivers = run("nix-store", "--query", "--deriver", answer.path, plan.path).stdout.split()
+    own = re.compile(r"[0-9a-z]{32}-(image|image-root\.tar|layer-.*)\.drv")
+    files = run("nix-store", "--query", "--requisites", *derivers).stdout.split()
+    found = [(file, own.fullmatch(file.rpartition("/")[2])) for file in files]
+    return [(file, match[1]) for file, match in found if match]
+
+
+class TestFlake:
+    NIX = ("nix", "--extra-experimental-features", "nix-command flakes")
+
+    @pytest.fixture(scope="class")
+    def checkout(self, tmp_path_factory) -> Path:
+        """The project as a clone has it: without what other programs leave in its folder."""
+        folder = tmp_path_factory.mktemp("project")
+        patterns = [
+            "*.nix",
+            "flake.lock",
+            "group_layers.py",
+            "build-image/*.nix",
+            "build-image/*.py",
+        ]
+        for file in (file for pattern in patterns for file in ROOT.glob(pattern)):
+            copy = folder / file.relative_to(ROOT)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy(file, copy)
+        return folder
+
+    def flake(self, *arguments: object) -> str:
+        return run(*self.NIX, *arguments).stdout
+
+    def test_pure_evaluation_gives_the_wrapper_and_the_grouping_program(self, nix, checkout):
+        given = ["--override-input", "nixpkgs", f"path:{nix.package_set}", "--no-write-lock-file"]
+        for attribute, program in [
+            ("default", "nixery-build-image"),
+            ("group-layers", "group-layers"),
+        ]:
+            command = ["build", "--no-link", "--json", f"path:{checkout}#{attribute}", *given]
+            (built,) = json.loads(self.flake(*command))
+            assert (Path(built["outputs"]["out"]) / "bin" / program).stat().st_mode & 0o111
+
+    def test_consumer_builds_an_image_in_pure_evaluation(self, nix, checkout, tmp_path):
+        (tmp_path / "flake.nix").write_text(
+            f"""{{
+              inputs.nixpkgs.url = "path:{nix.package_set}";
+              inputs.nixery.url = "path:{checkout}";
+              inputs.nixery.inputs.nixpkgs.follows = "nixpkgs";
+              outputs = {{ nixpkgs, nixery, ... }}: {{
+                packages.x86_64-linux.image = nixery.lib.x86_64-linux.buildImage {{
+                  name = "image";
+                  tag = "latest";
+                  maxLayers = 96;
+                  contents = [ nixpkgs.legacyPackages.x86_64-linux.hello ];
+                }};
+              }};
+            }}"""
+        )
+        command = ["build", "--no-link", "--json", f"path:{tmp_path}#image"]
+        (built,) = json.loads(self.flake(*command))
+        image, other = Image(Path(built["outputs"]["out"])), nix.image_of(["hello"])
+        # The image's digest: neither purity nor the way in plays a part.
+        assert image.descriptor == other.descriptor
+
+    def test_overlay_offers_the_programs_and_the_functions(self, nix, checkout, tmp_path):
+        (tmp_path / "flake.nix").write_text(
+            f"""{{
+              inputs.nixpkgs.url = "path:{nix.package_set}";
+              inputs.nixery.url = "path:{checkout}";
+              inputs.nixery.inputs.nixpkgs.follows = "nixpkgs";
+              outputs = {{ nixpkgs, nixery, ... }}:
+                let
+                  pkgs = import nixpkgs {{
+                    system = "x86_64-linux";
+                    overlays = [ nixery.overlays.default ];
+                  }};
+                in {{
+                  packages.x86_64-linux.image = pkgs.nixery.buildImage {{
+                    name = "image";
+                    tag = "latest";
+                    contents = [ pkgs.hello pkgs.group-layers pkgs.nixery.binSh ];
+                  }};
+                }};
+            }}"""
+        )
+        command = ["build", "--no-link", "--json", f"path:{tmp_path}#image"]
+        (built,) = json.loads(self.flake(*command))
+        tree = Image(Path(built["outputs"]["out"])).tree
+        assert {"bin/hello", "bin/group-layers", "bin/sh"} <= set(tree)
+
+
+class TestProgram:
+    """nixery-build-image, as a server calls it."""
+
+    @pytest.fixture(scope="class")
+    def program(self, nix: Nix) -> Path:
+        built = nix.build(*nix.expression("nixery-build-image")).path
+        return built / "bin" / "nixery-build-image"
+
+    def call(self, program: Path, nix: Nix, *arguments: object):
+        source = ["--argstr", "srcType", "path", "--argstr", "srcArgs", nix.package_set]
+        # From anywhere, and with an environment that a service might have.
+        return attempt(program, *source, *arguments, cwd="/")
+
+    def test_prints_one_store_path_on_standard_output(self, nix, program):
+        done = self.call(program, nix, "--argstr", "packages", '["hello"]')
+        assert done.returncode == 0
+        (line,) = done.stdout.splitlines()
+        assert json.loads(Path(line).read_bytes()) == nix.answer(["hello"])
+
+    def test_unknown_package_is_a_success_with_an_answer(self, nix, program):
+        done = self.call(program, nix, "--argstr", "packages", '["gti"]')
+        assert done.returncode == 0
+        assert json.loads(Path(done.stdout.strip()).read_bytes())["error"] == "not_found"
+
+    def test_works_where_nix_may_read_nothing_but_its_files(self, nix, program):
+        restricted = ["--option", "restrict-eval", "true", "--argstr", "packages", '["hello"]']
+        assert self.call(program, nix, *restricted).returncode == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "last_line"),
+        [
+            (["maxLayers", "x"], 'maxLayers must be a number from 1 to 125, not "x"'),
+            (["srcType", "svn"], "srcType must be 'nixpkgs', 'git' or 'path', not 'svn'"),
+            (["packages", "[]"], "packages is empty: name at least one package"),
+        ],
+    )
+    def test_failure_ends_with_one_line_that_says_why(self, nix, program, arguments, last_line):
+        done = self.call(program, nix, "--argstr", "packages", '["hello"]', "--argstr", *arguments)
+        assert done.returncode != 0
+        assert done.stdout == ""
+        assert last_line in done.stderr.splitlines()[-1]
+        assert done.stderr.splitlines()[-1].startswith("nixery-build-image: ")
+
+    def test_failing_package_is_named_in_the_last_line(self, nix, program, tmp_path):
+        packages = """{
+          fails = pkgs.runCommand "fails" { } "echo the compiler is broken; exit 3";
+          misspelt = pkgs.runCommand "misspelt" { } (pkgs.there-is-no-such-thing);
+        }"""
+        other = Nix(write_set(tmp_path, nix.package_set, packages))
+        for name, reason in [("fails", "the compiler is broken"), ("misspelt", "no-such-thing")]:
+            done = self.call(program, other, "--argstr", "packages", json.dumps([name]))
+            assert done.returncode != 0
+            assert name in done.stderr.splitlines()[-1] and reason in done.stderr.splitlines()[-1]

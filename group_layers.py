@@ -12,7 +12,8 @@ The JSON file that Nix writes for ``exportReferencesGraph.graph`` under structur
 anything else beside::
 
     {"exportReferencesGraph": {"graph": [ROOT, ...]},
-     "graph": [{"path": PATH, "narSize": BYTES, "closureSize": BYTES, "references": [PATH, ...]}, ...]}
+     "graph": [{"path": PATH, "narSize": BYTES, "closureSize": BYTES, "references": [PATH, ...]},
+               ...]}
 
 and, if you have one, a popularity table ``{NAME: COUNT, ...}``: how many packages of the package
 set refer to the package of that name (``glibc-2.27``) directly.
@@ -52,7 +53,7 @@ Take an image with the requested paths A, B, C and D, where E is popular and G i
 
 3. Subtrees. Each child of the image is the head of a layer, which holds all that it dominates.
 4. Merging. While there are more layers than the budget allows, those with the lowest rating become
-   one. What the rating is, and which paths get a root edge, is up to the strategy: see `STRATEGIES`.
+   one. What the rating is, and which paths get a root edge, is up to the strategy.
 
     >>> requested = "ABCD"
     >>> references = {"A": "E", "B": "E", "C": "DE", "D": "FG", "E": "", "F": "", "G": ""}
@@ -87,6 +88,7 @@ The frame of root edges, dominator tree and merging is that of Nixery's group-la
     jump pointers that find an ancestor in logarithmic time, one for each vertex.
 [3] L. Georgiadis, R. E. Tarjan, R. F. Werneck, "Finding Dominators in Practice", Journal of Graph
     Algorithms and Applications 10, 2006: semidominators and the nearest common ancestor.
+[4] M. Bruls, K. Huizing, J. J. van Wijk, "Squarified Treemaps", Data Visualization 2000.
 """
 
 from __future__ import annotations
@@ -96,11 +98,10 @@ import gc
 import json
 import os
 import re
-import stat
 import sys
 from contextlib import suppress
 from itertools import chain
-from typing import NamedTuple
+from typing import Callable, NamedTuple, TypeVar
 
 __all__ = [
     "DEFAULT_BUDGET",
@@ -110,6 +111,7 @@ __all__ = [
     "GraphError",
     "Layer",
     "dominator_tree",
+    "draw",
     "explain",
     "group",
     "load_graph",
@@ -130,11 +132,11 @@ NIXERY_POPULAR = 1000
 
 
 class GraphError(ValueError):
-    """The input is not a reference graph, or not a popularity table, or no plan can be made of it."""
+    """What should be a reference graph, a popularity table or a budget is not one."""
 
 
 class Graph(NamedTuple):
-    """The reference graph of a closure. Paths are numbered; a list's element at n is that of path n."""
+    """The reference graph of a closure. Paths are numbered: a list's element n is of path n."""
 
     paths: list[str]
     nar_sizes: list[int]  # bytes of the path itself
@@ -319,7 +321,7 @@ def _is_size(value: object) -> bool:
 
 
 def _is_path(value: object) -> bool:
-    """Any text will do but half of a surrogate pair, which JSON can spell and no file name holds."""
+    """Any text will do, but for half of a surrogate pair, which only JSON can spell."""
     return type(value) is str and value != "" and (value.isascii() or not _HALF_PAIR.search(value))
 
 
@@ -419,8 +421,8 @@ def _semidominators(successors: list[list[int]], root: int) -> list[int]:
     """Find immediate dominators, as `dominator_tree` does, on any graph.
 
     The algorithm is SEMI-NCA [3]: the semidominator of a vertex is the first vertex, in preorder,
-    from which a path leads to it through later vertices only; its immediate dominator is the
-    nearest common ancestor of that one and its parent. Below, vertices go by their number in preorder.
+    from which a way leads to it through later vertices only; its immediate dominator is the nearest
+    common ancestor of that one and its parent. Vertices go by their number in preorder here.
     """
     vertices, parent = [], []
     number = [-1] * len(successors)
@@ -479,7 +481,7 @@ def group(
 ) -> list[Layer]:
     """Divide the paths of a graph among at most `budget` layers.
 
-    `popularity` has counts of references by store name. Raises `GraphError` if the budget is below 1.
+    `popularity` has counts of references by store name. Raises `GraphError` for a budget below 1.
     """
     if budget < 1:
         raise GraphError(f"a budget of {budget} layers: want at least 1")
@@ -514,7 +516,7 @@ def unreached_paths(graph: Graph) -> list[str]:
 
 
 def _subtrees(graph: Graph, root_edges: list[int]) -> tuple[dict[int, list[int]], list[int]]:
-    """Return what each child of the image dominates, itself first, and what the image does not reach.
+    """Return what each child of the image dominates, itself first, and what no child reaches.
 
     The image is one more vertex, which refers to the paths in `root_edges`.
     """
@@ -594,64 +596,231 @@ STRATEGIES = {"nixery": _nixery}
 # Explaining
 
 
-def explain(graph: Graph, budget: int, layers: list[Layer]) -> str:
-    """Return a table of the layers, 80 columns wide: what each is and why."""
-    total = sum(layer.size for layer in layers) or 1
-    lines = ["layer       size  paths  reason     named after"]
-    for number, layer in enumerate(layers, 1):
+def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
+    """Return what there is to know about a plan, as JSON can hold it.
+
+    Of each layer: its number (from 1), bytes, number of paths, the path that it is named after, why
+    it is a layer, and which paths of other layers refer to one of its own, requested ones first. Of
+    the plan: the budget and what is left of it, paths, bytes, the share of the largest layer.
+    """
+    layer_of = {path: number for number, layer in enumerate(layers) for path in layer.contents}
+    number_of = [layer_of[path] for path in graph.paths]
+    users: list[set[int]] = [set() for _ in layers]
+    for user, references in enumerate(graph.references):
+        for number in {number_of[reference] for reference in references} - {number_of[user]}:
+            users[number].add(user)
+    requested = set(graph.roots)
+    size = sum(layer.size for layer in layers)
+    return {
+        "budget": budget,
+        "unused": budget - len(layers),
+        "paths": len(graph.paths),
+        "size": size,
+        "largestShare": round(max(layer.size for layer in layers) / (size or 1), 4),
+        "layers": [
+            {
+                "layer": number + 1,
+                "size": layer.size,
+                "paths": len(layer.contents),
+                "name": layer.name,
+                "reason": layer.reason,
+                "neededBy": [
+                    graph.paths[user]
+                    for user in sorted(
+                        users[number],
+                        key=lambda user: (user not in requested, _by_name(graph, user)),
+                    )
+                ],
+            }
+            for number, layer in enumerate(layers)
+        ],
+    }
+
+
+def _table(explained: dict) -> str:
+    """Return what `explain` says as a table for a terminal of 80 columns."""
+    lines = ["layer      size  paths why       named after             needed by"]
+    for layer in explained["layers"]:
+        name = _cut(store_name(layer["name"]), 23)
+        users = _some([store_name(user) for user in layer["neededBy"]], 23)
         lines.append(
-            f"{number:5} {_bytes(layer.size):>10} {len(layer.contents):6}  {layer.reason:9}"
-            f"  {_cut(store_name(layer.name), 44)}"
+            f"{layer['layer']:5} {_bytes(layer['size']):>9} {layer['paths']:6} {layer['reason']:9}"
+            f" {name:23} {users}".rstrip()
         )
-    largest = max(layer.size for layer in layers)
+    share = round(100 * explained["largestShare"])
     lines.append(
-        f"{len(layers)} layers of {budget}, {budget - len(layers)} unused; {len(graph.paths)} paths,"
-        f" {_bytes(total)}; the largest layer has {100 * largest // total} %"
+        f"{len(explained['layers'])} layers, {explained['unused']} more were allowed;"
+        f" {explained['paths']} paths, {_bytes(explained['size'])}, {share} % in the largest layer"
     )
     return "\n".join(lines)
 
 
-def _bytes(size: float) -> str:
-    for unit in "B", "kB", "MB", "GB":
-        if size < 1000:
-            break
-        size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+def _some(names: list[str], width: int) -> str:
+    """Return as many names as fit into a number of columns, and how many there are beside."""
+    for count in range(min(len(names), width), 0, -1):
+        rest = f" +{len(names) - count}" if count < len(names) else ""
+        shown = ", ".join(names[:count])
+        if len(shown + rest) <= width or count == 1:
+            return _cut(shown, width - len(rest)) + rest
+    return ""
 
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
+def _bytes(size: float) -> str:
+    unit = "B"
+    for larger in "kB", "MB", "GB", "TB":
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+
+
+# Light colours that colour-blind people tell apart as well, in the order of the legend.
+_COLOURS = {
+    "requested": "#77aadd",
+    "popular": "#44bb99",
+    "large": "#99ddff",
+    "shared": "#eedd88",
+    "bundle": "#ee8866",
+    "stratum": "#bbcc33",
+    "merged": "#dddddd",
+    "unreached": "#ffaabb",
+}
+
+
+def draw(graph: Graph, layers: list[Layer]) -> str:
+    """Return an SVG picture of an image: layers, and paths in them, each as large as its bytes.
+
+    It is a treemap of layers, numbered, coloured by the reason why they are layers, each a treemap
+    of its paths. Pointing at one tells its whole name; what is under half a pixel is left out.
+    """
+    width, height, header = 1200, 800, 60
+    size_of = dict(zip(graph.paths, graph.nar_sizes))
+    count, total = len(graph.paths), _bytes(sum(graph.nar_sizes))
+    svg = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + header}"'
+        ' font-family="sans-serif" font-size="14">',
+        f'<rect width="{width}" height="{height + header}" fill="#fff"/>',
+        f'<text x="4" y="22" font-size="18">{count} paths, {total}, in {len(layers)} layers</text>',
+    ]
+    present = [reason for reason in _COLOURS if any(layer.reason == reason for layer in layers)]
+    for place, reason in enumerate(present):
+        x = 4 + 110 * place
+        svg.append(f'<rect x="{x}" y="36" width="14" height="14" fill="{_COLOURS[reason]}"/>')
+        svg.append(f'<text x="{x + 20}" y="48">{reason}</text>')
+    numbered = sorted(enumerate(layers, 1), key=lambda item: -item[1].size)
+    outer = _treemap([layer.size for _, layer in numbered], 0, header, width, height)
+    for (number, layer), (x, y, w, h) in zip(numbered, outer):
+        if w * h < 0.5:
+            break
+        fill = _COLOURS[layer.reason]
+        title = f"{number} {store_name(layer.name)}, {_bytes(layer.size)}"
+        svg.append("<g>" + _cell(x, y, w, h, fill, 3, f"layer {title}"))
+        if len(layer.contents) > 1:
+            if w > 80 and h > 40:
+                svg.append(_label(x + 3, y, w, 18, title))
+                y, h = y + 18, h - 18
+            paths = sorted(layer.contents, key=lambda path: (-size_of[path], path))
+            inner = _treemap([size_of[path] for path in paths], x + 3, y + 3, w - 6, h - 6)
+            for path, (x, y, w, h) in zip(paths, inner):
+                if w * h < 0.5:
+                    break
+                name = store_name(path)
+                svg.append(_cell(x, y, w, h, fill, 1, f"{name}, {_bytes(size_of[path])}"))
+                svg.append(_label(x, y, w, h, name))
+        else:
+            svg.append(_label(x, y, w, h, title))
+        svg.append("</g>")
+    return "\n".join(filter(None, [*svg, "</svg>\n"]))
+
+
+def _treemap(sizes: list[int], x: float, y: float, width: float, height: float) -> list[tuple]:
+    """Divide a rectangle among sizes, largest first: x, y, width and height of each.
+
+    Rows are filled along the shorter side as long as that makes their cells more like squares [4].
+    """
+    sizes = [max(size, 1) for size in sizes]
+    width, height = max(width, 0.01), max(height, 0.01)
+    scale = width * height / sum(sizes)
+    cells: list[tuple] = []
+    while len(cells) < len(sizes):
+        start = len(cells)
+        side = max(min(width, height), 1e-9)
+        row, count, longest = 0, 0, float("inf")
+        for size in sizes[start:]:
+            thickness = (row + size) * scale / side
+            ratio = max(sizes[start] * scale / thickness**2, thickness**2 / (size * scale))
+            if ratio > longest:
+                break
+            row, count, longest = row + size, count + 1, ratio
+        thickness = row * scale / side
+        offset = 0.0
+        for size in sizes[start : start + count]:
+            length = size * scale / thickness
+            if width >= height:
+                cells.append((x, y + offset, thickness, length))
+            else:
+                cells.append((x + offset, y, length, thickness))
+            offset += length
+        if width >= height:
+            x, width = x + thickness, width - thickness
+        else:
+            y, height = y + thickness, height - thickness
+    return cells
+
+
+def _cell(x: float, y: float, w: float, h: float, fill: str, gap: float, title: str) -> str:
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" fill="{fill}"'
+        f' stroke="#fff" stroke-width="{gap}"><title>{_escape(title)}</title></rect>'
+    )
+
+
+def _label(x: float, y: float, w: float, h: float, text: str) -> str:
+    """Return text in a cell, smaller or cut where it must be, or nothing."""
+    size = max(8.0, min(14.0, h * 0.7, 1.6 * (w - 8) / len(text)))
+    room = int(1.6 * (w - 8) / size)
+    if room < min(len(text), 4) or h < 11:
+        return ""
+    return (
+        f'<text x="{x + 4:.1f}" y="{y + min(h / 2, 12) + size * 0.35:.1f}" font-size="{size:.1f}"'
+        f' pointer-events="none">{_escape(_cut(text, room))}</text>'
+    )
+
+
+def _escape(text: str) -> str:
+    text = re.sub("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
 # Command line
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit status: 0, 2 for bad input or output, 130 if interrupted."""
-    gc.disable()  # a short life, no garbage in cycles: 15 % of the time at 100 000 paths
+    """Run the program; return its exit status: 0, 2 for bad input or output, 130 if interrupted."""
+    gc.disable()  # a short life, and no cycles in it: 15 % of the time at 100 000 paths
     try:
         arguments = _arguments(argv)
-        with _naming(arguments.graph):
-            graph = load_graph(_read(arguments.graph))
-        popularity = {}
-        if arguments.pop:
-            with _naming(arguments.pop):
-                popularity = load_popularity(_read(arguments.pop))
+        graph = _load(arguments.graph, load_graph)
+        popularity = _load(arguments.pop, load_popularity) if arguments.pop else None
         layers = group(graph, arguments.budget, popularity, arguments.strategy)
         unreached = unreached_paths(graph)
         if unreached:
-            some = ", ".join(map(store_name, unreached[:3])) + ", ..." * (len(unreached) > 3)
-            _say(
-                f"{arguments.graph}: no root reaches {len(unreached)} of the paths,"
-                f" which are kept: {some}"
-            )
-        if arguments.explain:
-            _say(explain(graph, arguments.budget, layers), prefix="")
-        plan = json.dumps([{"contents": layer.contents} for layer in layers], separators=(",", ":"))
-        with _naming(arguments.out):
-            _write(arguments.out, plan + "\n")
+            some = _some([store_name(path) for path in unreached], 200)
+            _say(f"{arguments.graph}: {len(unreached)} paths that no root reaches are kept: {some}")
+        if arguments.explain or arguments.explain_json:
+            explained = explain(graph, arguments.budget, layers)
+            if arguments.explain:
+                _say(_table(explained), prefix="")
+            if arguments.explain_json:
+                _write(arguments.explain_json, json.dumps(explained, indent=1))
+        if arguments.svg:
+            _write(arguments.svg, draw(graph, layers))
+        plan = [{"contents": layer.contents} for layer in layers]
+        _write(arguments.out, json.dumps(plan, separators=(",", ":")))
     except GraphError as error:
         _say(str(error))
         return 2
@@ -663,30 +832,28 @@ def main(argv: list[str] | None = None) -> int:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> None:
-            _say(message)
-            sys.exit(2)
+            raise GraphError(message)
 
     def budget(text: str) -> int:
         if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
-            raise argparse.ArgumentTypeError(
-                f"want a number of layers, at least 1, got {_cut(text, 60)!r}"
-            )
+            raise argparse.ArgumentTypeError(f"want a number from 1, got {_cut(text, 60)!r}")
         return int(text)
 
+    # Nix 2.8 sets the variable in its sandbox to a path that is there only outside of it.
+    named = os.environ.get("NIX_ATTRS_JSON_FILE", "")
     parser = Parser(
         prog="group-layers",
-        description="Group the store paths of a container image into layers that other images have too.",
+        description="Group the store paths of an image into layers that other images have too.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--graph",
         metavar="FILE",
-        help="the reference graph that Nix exports (default: the file that NIX_ATTRS_JSON_FILE names"
-        " if there is one, else .attrs.json)",
+        default=named if os.path.exists(named) else ".attrs.json",
+        help="the reference graph that Nix exports (default: the file that NIX_ATTRS_JSON_FILE"
+        " names, if there is one, else .attrs.json)",
     )
-    parser.add_argument(
-        "--pop", metavar="FILE", help="a popularity table, {name: count} (default: none)"
-    )
+    parser.add_argument("--pop", metavar="FILE", help="a popularity table (default: none)")
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -698,62 +865,61 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="N",
         type=budget,
         default=DEFAULT_BUDGET,
-        help="the most layers there may be (default: %(default)s)",
+        help="how many layers there may be (default: %(default)s)",
     )
     parser.add_argument(
-        "--strategy", choices=STRATEGIES, default=DEFAULT_STRATEGY, help="(default: %(default)s)"
+        "--strategy",
+        choices=STRATEGIES,
+        default=DEFAULT_STRATEGY,
+        help="how to choose them (default: %(default)s)",
     )
     parser.add_argument(
         "--explain", action="store_true", help="say on standard error why each layer is one"
     )
-    arguments = parser.parse_args(argv)
-    if arguments.graph is None:
-        # Nix 2.8 sets the variable in its sandbox to a path that is there only outside of it.
-        named = os.environ.get("NIX_ATTRS_JSON_FILE", "")
-        arguments.graph = named if os.path.exists(named) else ".attrs.json"
-    return arguments
+    parser.add_argument("--explain-json", metavar="FILE", help="write the same there as JSON")
+    parser.add_argument("--svg", metavar="FILE", help="draw the layers and the paths in them there")
+    return parser.parse_args(argv)
 
 
-class _naming:
-    """Turns what goes wrong inside into a `GraphError` that begins with the file's name."""
-
-    def __init__(self, file: str) -> None:
-        self.file = "standard output" if file == "-" else file
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, UnicodeDecodeError):
-            raise GraphError(f"{self.file}: not UTF-8, at byte {error.start}") from None
-        if isinstance(error, OSError):
-            raise GraphError(f"{self.file}: {error.strerror or error}") from None
-        if isinstance(error, GraphError):
-            raise GraphError(f"{self.file}: {error}") from None
+_T = TypeVar("_T")
 
 
-def _read(file: str) -> str:
-    with open(file, encoding="utf-8", newline="") as stream:
-        return stream.read()
+def _load(file: str, parse: Callable[[str], _T]) -> _T:
+    """Return what `parse` makes of a file, which is read once: it may be a pipe."""
+    try:
+        with open(file, encoding="utf-8", newline="") as stream:
+            text = stream.read()
+        return parse(text)
+    except UnicodeDecodeError as error:
+        raise GraphError(f"{file}: not UTF-8, at byte {error.start}") from None
+    except OSError as error:
+        raise GraphError(f"{file}: {error.strerror}") from None
+    except GraphError as error:
+        raise GraphError(f"{file}: {error}") from None
 
 
 def _write(file: str, text: str) -> None:
-    """Write a file so that it is there whole or, if anything goes wrong, as it was before."""
-    if file == "-":
-        with open(1, "w", encoding="utf-8", closefd=False) as stream:
-            stream.write(text)
-        return
-    with suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.stat(file).st_mode):  # /dev/stdout, a named pipe
+    """Write text and a line break; the file is whole then or, if that goes wrong, as it was."""
+    try:
+        if file == "-":
+            with open(1, "w", encoding="utf-8", closefd=False) as stream:
+                stream.write(text + "\n")
+        elif os.path.exists(file) and not os.path.isfile(file):  # a named pipe, /dev/stdout
             with open(file, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            return
-    target = os.path.realpath(file)
-    beside = f"{target}.{os.getpid()}.tmp"
+                stream.write(text + "\n")
+        else:
+            _replace(os.path.realpath(file), text + "\n")
+    except OSError as error:
+        name = "standard output" if file == "-" else file
+        raise GraphError(f"{name}: {error.strerror}") from None
+
+
+def _replace(file: str, text: str) -> None:
+    beside = f"{file}.{os.getpid()}.tmp"
     try:
         with open(beside, "x", encoding="utf-8") as stream:
             stream.write(text)
-        os.replace(beside, target)
+        os.replace(beside, file)
     except BaseException:
         with suppress(OSError):
             os.unlink(beside)

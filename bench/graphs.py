@@ -99,7 +99,7 @@ def two_chains(count: int) -> Shape:
 
 
 def both_directions(count: int) -> Shape:
-    """A chain with references both ways, entered at both ends: iteration takes a pass for each path."""
+    """A chain with references both ways, entered at both ends: iteration takes as many passes."""
     near = [[p for p in (path - 1, path + 1) if 0 <= p < count] for path in range(count)]
     return Shape(near, [count - 1, 0])
 

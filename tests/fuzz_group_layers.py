@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Feed group_layers.py damaged reference graphs: it must refuse them, or plan them rightly.
 
-    fuzz_group_layers.py [--seconds 60] [--seed 1]
+    PYTHONPATH=. tests/fuzz_group_layers.py [--seconds 60] [--seed 1]
 
 Genuine graphs are damaged in their text (bytes lost, doubled, replaced, odd words put in) and in
 their structure (values replaced, fields dropped, entries doubled), several times over, and given
@@ -24,15 +24,15 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-
 import group_layers
 from nixery_model import nixery_plan, reachable
 
-WORDS = """
-null true false 0 -1 1.5 1e999 -0 NaN Infinity -Infinity 18446744073709551616 [] {} [[[[ {"a":
-"" "\\ud800" "\\u0000" "references" "path" "narSize" "closureSize" "graph" , : " \\ \ufeff \xa0 é
-""".split() + ["9" * 5000, "[" * 3000, '{"":' * 3000, '"path": "x", ', '"narSize": 0, ']  # fmt: skip
+WORDS = [
+    *"null true false 0 -1 1.5 1e999 -0 NaN Infinity -Infinity 18446744073709551616".split(),
+    *'[] {} [[[[ {"a": "" "\\ud800" "\\u0000" , : " \\ \ufeff \xa0 é'.split(" "),
+    *'"path" "narSize" "closureSize" "references" "graph"'.split(),
+    *['"path": "x", ', '"narSize": 0, ', "9" * 5000, "[" * 3000, '{"":' * 3000],
+]
 
 VALUES = [None, True, False, -1, 0, 1, 2**63, 2**64, 10**30, 0.5, 1e300, "", "x", "\ud800", "a\nb",
           [], {}, [[]], [None], {"path": "x"}, float("nan")]  # fmt: skip
@@ -163,7 +163,9 @@ def fuzz(seed: int, inputs: int = sys.maxsize, seconds: float = float("inf")) ->
         while sum(statuses.values()) < inputs and time.monotonic() < until:
             content = damaged(chance, chance.choice(documents))
             counts = {"libc": 5000, "app": 2} if chance.random() < 0.7 else {}
-            popularity = damaged(chance, counts) if chance.random() < 0.3 else json.dumps(counts).encode()
+            popularity = (
+                damaged(chance, counts) if chance.random() < 0.3 else json.dumps(counts).encode()
+            )
             arguments = {
                 "budget": chance.choice([1, 2, 3, 94]),
                 "strategy": chance.choice(sorted(group_layers.STRATEGIES)),

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -384,12 +385,12 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--budget", "0"], "argument --budget: want a number of layers, at least 1, got '0'"),
+            (["--budget", "0"], "argument --budget: want a number from 1, got '0'"),
             (["--budget", "-3"], "argument --budget"),
             (["--budget", "many"], "got 'many'"),
             (["--budget", "1.5"], "got '1.5'"),
             (["--budget", "9" * 5000], "got '999"),
-            (["--budget", "\u0663"], "want a number of layers"),
+            (["--budget", "\u0663"], "want a number from 1"),
             (["--strategy", "best"], "argument --strategy: invalid choice: 'best'"),
             (["--grap", "x"], "unrecognized arguments"),
             (["--graph", "nowhere.json"], "nowhere.json: No such file or directory"),
@@ -483,15 +484,18 @@ class TestCommandLine:
         done = run("--graph", graph, "--out", "-")
         assert done.returncode == 0
         assert done.stderr == (
-            f"group-layers: {graph}: no root reaches 5 of the paths, which are kept:"
-            " spare-0, spare-1, spare-2, ...\n"
+            f"group-layers: {graph}: 5 paths that no root reaches are kept:"
+            " spare-0, spare-1, spare-2, spare-3, spare-4\n"
         )
         assert {"a", *names} == {p for layer in json.loads(done.stdout) for p in layer["contents"]}
 
     def test_a_large_path_that_no_root_reaches_is_said_too(self, tmp_path):
         graph = tmp_path / "graph"
         graph.write_text(json.dumps(document({"a": "", "x": "y", "y": ""}, "a", x=(1, 10**9))))
-        assert "no root reaches 2 of the paths" in run("--graph", graph, "--out", "-").stderr
+        assert (
+            "2 paths that no root reaches are kept: x, y"
+            in run("--graph", graph, "--out", "-").stderr
+        )
 
     @pytest.mark.parametrize("strategy", group_layers.STRATEGIES)
     def test_no_byte_depends_on_the_hash_seed(self, tmp_path, strategy):
@@ -499,11 +503,11 @@ class TestCommandLine:
         letters = "abcdefghijklmnopqrstuvwxyz"
         references = {p: letters[n + 1 : n + 9 : 1 + n % 3] for n, p in enumerate(letters)}
         graph.write_text(json.dumps(document(references, "abc")))
+        command = ("--graph", graph, "--out", "-", "--budget", "5", "--strategy", strategy)
         plans = {
-            run("--graph", graph, "--out", "-", "--budget", "5", "--strategy", strategy, "--explain",
-                env={**os.environ, "PYTHONHASHSEED": str(seed)}).stdout
+            run(*command, env={**os.environ, "PYTHONHASHSEED": str(seed)}).stdout
             for seed in range(6)
-        }  # fmt: skip
+        }
         assert len(plans) == 1
 
     def test_named_pipes(self, tmp_path):
@@ -565,3 +569,98 @@ class TestCommandLine:
         done = run("--graph", graph, "--out", "-", "--strategy", "nixery")
         assert done.stderr == ""
         assert [len(layer["contents"]) for layer in json.loads(done.stdout)] == [count]
+
+
+class TestExplaining:
+    @staticmethod
+    def write(
+        graph: Path, references: dict[str, list[str]], roots: list[str], **sizes: int
+    ) -> None:
+        entries = [
+            {
+                "path": f"{STORE}abc-{name}",
+                "narSize": sizes.get(name, 1000),
+                "closureSize": sizes.get(name, 1000),
+                "references": [f"{STORE}abc-{target}" for target in targets],
+            }
+            for name, targets in references.items()
+        ]
+        requested = [f"{STORE}abc-{root}" for root in roots]
+        document = {"exportReferencesGraph": {"graph": requested}, "graph": entries}
+        graph.write_text(json.dumps(document))
+
+    def test_json(self, tmp_path):
+        graph = tmp_path / "graph"
+        references = {
+            "app": ["lib", "big"],
+            "tool": ["lib", "own"],
+            "lib": [],
+            "big": [],
+            "own": [],
+        }
+        self.write(graph, references, ["app", "tool"], big=200_000_000)
+        plain = run("--graph", graph, "--strategy", "nixery", "--out", "-")
+        done = run("--graph", graph, "--strategy", "nixery", "--out", "-",
+                   "--explain-json", tmp_path / "why")  # fmt: skip
+        assert done.stdout == plain.stdout
+        explained = json.loads((tmp_path / "why").read_text())
+        layers = explained.pop("layers")
+        assert explained == {
+            **{"budget": 94, "unused": 90, "paths": 5, "size": 200_004_000, "largestShare": 1.0}
+        }
+        rows = [
+            [layer["layer"], layer["size"], layer["paths"], layer["reason"]]
+            + [name[len(f"{STORE}abc-") :] for name in (layer["name"], *layer["neededBy"])]
+            for layer in layers
+        ]
+        assert rows == [
+            [1, 1000, 1, "requested", "app"],
+            [2, 1000, 1, "shared", "lib", "app", "tool"],
+            [3, 2000, 2, "requested", "tool"],
+            [4, 200_000_000, 1, "large", "big", "app"],
+        ]
+
+    @pytest.mark.parametrize("count", [1, 5, 300])
+    def test_the_table_fits_a_terminal(self, tmp_path, count):
+        graph = tmp_path / "graph"
+        names = [f"package-{n}-with-rather-a-long-name-{n}.{n * n}" for n in range(count)]
+        references = {name: names[n + 1 :: 7] for n, name in enumerate(names)}
+        sizes = {name: 7**n % 10**12 for n, name in enumerate(names)}
+        self.write(graph, references, names[:1], **sizes)
+        done = run("--graph", graph, "--out", tmp_path / "out", "--explain")
+        head, *rows, total = done.stderr.splitlines()
+        assert all(len(line) <= 80 for line in (head, *rows, total))
+        assert len(rows) == len(json.loads((tmp_path / "out").read_text()))
+        assert f"{count} paths" in total
+
+    def test_the_picture_has_each_layer_and_path(self, tmp_path):
+        graph = tmp_path / "graph"
+        names = ["a&b", "<script>", "tab\there", "nul\0here", "\u00e9\U0001f600", '"quoted"']
+        self.write(graph, dict.fromkeys(names, names), names[:2])
+        done = run("--graph", graph, "--out", "-", "--svg", tmp_path / "picture.svg")
+        assert done.returncode == 0
+        picture = ElementTree.parse(tmp_path / "picture.svg")
+        titles = [title.text for title in picture.iter("{http://www.w3.org/2000/svg}title")]
+        for name in "a&b", "<script>", "tab?here", "nul?here", "\u00e9\U0001f600", '"quoted"':
+            assert any(title.split(", ")[0].endswith(name) for title in titles), name
+
+    def test_the_picture_stays_within_its_frame(self, tmp_path):
+        graph = tmp_path / "graph"
+        names = [f"p{n}" for n in range(1000)]
+        sizes = {name: 2 ** (n % 40) for n, name in enumerate(names)}
+        self.write(graph, {name: [] for name in names}, names, **sizes)
+        for budget in 1, 94, 1000:
+            run("--graph", graph, "--out", "-", "--svg", tmp_path / "svg", "--budget", str(budget))
+            picture = ElementTree.parse(tmp_path / "svg").getroot()
+            _, _, width, height = map(float, picture.get("viewBox").split())
+            for cell in picture.iter("{http://www.w3.org/2000/svg}rect"):
+                x, y, w, h = (float(cell.get(name, 0)) for name in ("x", "y", "width", "height"))
+                assert -0.1 <= x <= x + w <= width + 0.2
+                assert -0.1 <= y <= y + h <= height + 0.2
+
+    def test_an_image_of_no_bytes(self, tmp_path):
+        graph = tmp_path / "graph"
+        self.write(graph, {"a": ["b"], "b": []}, ["a"], a=0, b=0)
+        done = run("--graph", graph, "--out", "-", "--explain", "--svg", tmp_path / "picture.svg")
+        assert done.returncode == 0
+        ElementTree.parse(tmp_path / "picture.svg")

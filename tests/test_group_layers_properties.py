@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from group_layers import STRATEGIES, dominator_tree, group, load_graph, store_name
 from fuzz_group_layers import fuzz
+from group_layers import STRATEGIES, dominator_tree, group, load_graph, store_name
 from nixery_model import nixery_plan, reachable
 
 
@@ -87,7 +87,7 @@ SIZES = st.sampled_from([0, 1, 2, 50_000_000, 100_000_000, 100_000_001])
 
 @st.composite
 def closures(draw, all_reached: bool = False):
-    """An exportReferencesGraph file over paths some of which share a name, and a popularity table."""
+    """An exportReferencesGraph file, some paths of which share a name, and a popularity table."""
     successors = draw(digraphs(9))
     names = [draw(st.sampled_from(["a-1", "b-1", "B-1", "c"])) for _ in successors]
     prefix = st.sampled_from(["/nix/store/", "/gnu/store/"])

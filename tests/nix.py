@@ -117,6 +117,11 @@ class Nix:
         """Return the words that make nix-build call buildImage."""
         return self.expression(f'buildImage ({{ name = "image"; tag = "latest"; }} // {arguments})')
 
+    def evaluate(self, body: str) -> Any:
+        """Return the value of a Nix expression in which the names of `expression` are in scope."""
+        command = ["nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode"]
+        return json.loads(run(*command, *self.expression(body)).stdout)
+
     def package(self, name: str) -> Path:
         """Build a package of the set."""
         return self.build(self.package_set, "-A", name).path

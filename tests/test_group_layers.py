@@ -571,6 +571,9 @@ class TestCommandLine:
         assert [len(layer["contents"]) for layer in json.loads(done.stdout)] == [count]
 
 
+LEAVES = ("lib", "big", "own")
+
+
 class TestExplaining:
     @staticmethod
     def write(

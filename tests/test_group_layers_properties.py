@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz_group_layers import fuzz
-from group_layers import STRATEGIES, dominator_tree, group, load_graph, store_name
+from group_layers import (
+    STRATEGIES,
+    _semidominators,
+    dominator_tree,
+    group,
+    load_graph,
+    store_name,
+)
 from nixery_model import nixery_plan, reachable
 
 
@@ -57,6 +65,8 @@ def check_dominators(successors: list[list[int]], root: int) -> None:
         else:
             assert expected[immediate[vertex]] == dominators - {vertex}
             assert position[immediate[vertex]] < position[vertex]
+    # The way out for cycles with several ways in must do for any graph.
+    assert _semidominators(successors, root) == immediate
 
 
 @settings(max_examples=1500, deadline=None)
@@ -120,6 +130,16 @@ def plan(document: dict, budget: int, popularity: dict | None, strategy: str) ->
 def test_nixery_decides_as_the_original(closure, budget):
     document, popularity = closure
     expected = nixery_plan(document, budget, popularity or {})
+    assert plan(document, budget, popularity, "nixery") == expected
+
+
+@pytest.mark.parametrize("budget", [1, 2, 10, 30, 94])
+@pytest.mark.parametrize("count", [1, 1000])
+def test_nixery_decides_as_the_original_on_a_genuine_closure(budget, count):
+    file = Path(__file__).parent / "data" / "git-and-bash.json"
+    document = json.loads(file.read_text())
+    popularity = {store_name(entry["path"]): count for entry in document["graph"][::2]}
+    expected = nixery_plan(document, budget, popularity)
     assert plan(document, budget, popularity, "nixery") == expected
 
 

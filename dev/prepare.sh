@@ -45,7 +45,10 @@ if ! reach_nixpkgs; then
   # Else each command waits for a cache that does not answer.
   NIX_CONFIG="${NIX_CONFIG-}"$'\n'"substituters ="
 fi
-if ((UID == 0)) && [[ -z "${NIX_REMOTE-}" ]] && ! getent group nixbld >/dev/null; then
-  NIX_CONFIG="${NIX_CONFIG-}"$'\n'"build-users-group ="
+if ((UID == 0)) && [[ -z "${NIX_REMOTE-}" ]]; then
+  # Without a daemon, as in a container: Debian's package made no users to build as, and the machine
+  # may not allow what sandboxes are made of.
+  getent group nixbld >/dev/null || NIX_CONFIG="${NIX_CONFIG-}"$'\n'"build-users-group ="
+  unshare --user true 2>/dev/null || NIX_CONFIG="${NIX_CONFIG-}"$'\n'"sandbox = false"
 fi
 export NIX_CONFIG

@@ -115,13 +115,15 @@ def build(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
     process: subprocess.Popen[bytes] | None = None
     received: list[int] = []
 
-    def forward(number: int, _: FrameType | None) -> None:
+    def end(number: int, _: FrameType | None) -> None:
         received.append(number)
         if process is not None:
-            process.send_signal(number)
+            process.terminate()
+        # Nix 2.8 misses a signal that comes when it is about to wait for a builder.
+        signal.setitimer(signal.ITIMER_REAL, 1)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, forward)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, end)
     prctl = ctypes.CDLL(None).prctl
     process = subprocess.Popen(
         command,
@@ -130,10 +132,9 @@ def build(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
         env=environment,
         preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
     )
-    for number in received:
-        process.send_signal(number)
     summary = summarize(pass_on(process.stderr))
     status = process.wait()
+    signal.setitimer(signal.ITIMER_REAL, 0)
     if received:
         return 128 + received[0], f"ended by {signal.Signals(received[0]).name}"
     if status < 0:

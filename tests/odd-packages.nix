@@ -1,0 +1,74 @@
+# A package set, and beside its packages those that cannot be had, for all the reasons there are.
+#
+# The first argument is the folder of the set, the second what is passed to it.
+packages: arguments:
+let
+  pkgs = import packages arguments;
+
+  # Refused when it is evaluated, as nixpkgs refuses; `meta` says why.
+  refused = meta: {
+    type = "derivation";
+    name = "refused-1.0";
+    outPath = throw "Package 'refused-1.0' is refused, refusing to evaluate.";
+    inherit meta;
+  };
+  build =
+    name: attributes:
+    derivation (
+      {
+        inherit name;
+        system = builtins.currentSystem;
+        builder = "${pkgs.bash}/bin/bash";
+      }
+      // attributes
+    );
+in
+pkgs
+// {
+  # Refused, and it can be told why
+  broken = refused { broken = true; };
+  unfree = refused { license.free = false; };
+  partlyUnfree = refused {
+    license = [
+      { free = true; }
+      { free = false; }
+    ];
+  };
+  insecure = refused { knownVulnerabilities = [ "everybody can read everything" ]; };
+  elsewhere = refused { platforms = [ "x86_64-darwin" ]; };
+  # Refused, nobody knows why
+  removed = throw "removed in 2020";
+  asserting = assert false; pkgs.hello;
+  nameless = build (throw "no name") { };
+
+  # What no expression can catch
+  aborting = abort "everything stops";
+  illTyped = pkgs.hello // {
+    outPath = 1 + "a";
+  };
+  infinite = let x = x; in x;
+  deep = let f = n: 1 + f (n + 1); in f 0;
+  missing = pkgs.hello.nothing;
+
+  # Packages that are evaluated and cannot be built
+  failing = build "failing" {
+    args = [
+      "-c"
+      "echo first line; echo last line >&2; exit 3"
+    ];
+  };
+  sleeping = build "sleeping" {
+    builder = "${pkgs.coreutils}/bin/sleep";
+    args = [ "600" ];
+  };
+  filling = build "filling" {
+    args = [
+      "-c"
+      "${pkgs.coreutils}/bin/head -c 1G /dev/zero > file"
+    ];
+  };
+
+  # No packages
+  number = 7;
+  function = name: name;
+}

@@ -1,0 +1,258 @@
+"""The contract of the wrapper that registry servers call."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nix import ROOT, Nix, run
+from served import Wrapper
+
+
+@pytest.fixture(scope="module")
+def wrapper(nix: Nix) -> Wrapper:
+    """The wrapper, with the package set and beside it what cannot be had."""
+    return Wrapper.of(nix)
+
+
+@pytest.fixture(scope="module")
+def odd(wrapper: Wrapper, tmp_path_factory: pytest.TempPathFactory) -> Wrapper:
+    """The wrapper with the odd packages beside the others."""
+    folder = tmp_path_factory.mktemp("odd")
+    text = f"import {ROOT}/tests/odd-packages.nix {wrapper.package_set}\n"
+    (folder / "default.nix").write_text(text)
+    return Wrapper(wrapper.program, folder)
+
+
+# ---------------------------------------------------------------------------------------- answers
+
+
+def test_prints_one_store_path_and_nothing_else(wrapper: Wrapper, tmp_path: Path) -> None:
+    done = wrapper.call(["hello"], name="a/b", tag="c", maxLayers="7", system="x86_64-linux")
+    assert done.returncode == 0, done.stderr
+    (path,) = done.stdout.splitlines()
+    answer = json.loads(Path(path).read_bytes())
+    assert set(answer) == {"manifest", "layerLocations"}
+    assert len(answer["manifest"]["layers"]) <= 7
+
+
+def test_popularity_url_and_other_options_of_nix_build(wrapper: Wrapper, tmp_path: Path) -> None:
+    (tmp_path / "popularity.json").write_text("{}")
+    link = tmp_path / "answer"
+    answer = wrapper.answer(
+        ["hello"],
+        *("--out-link", link, "--timeout", "100", "-j", "2", "--option", "cores", "1"),
+        popularityUrl=f"file://{tmp_path}/popularity.json",
+    )
+    assert json.loads((tmp_path / "answer-answer").read_bytes()) == answer
+
+
+def test_unknown_and_unavailable_packages_are_an_answer(odd: Wrapper) -> None:
+    # `hello` exists, and is not named.
+    names = ["nothing", "broken", "hello", "lib", "number", "function", "unfree", "lib.id"]
+    answer = odd.answer(names)
+    assert answer["error"] == "not_found"
+    assert answer["pkgs"] == ["nothing", "lib", "number", "function", "lib.id"]
+    assert [each["name"] for each in answer["unavailable"]] == ["broken", "unfree"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("broken", "is marked as broken"),
+        ("unfree", "is unfree"),
+        ("partlyUnfree", "is unfree"),
+        ("insecure", "is insecure"),
+        ("elsewhere", "is not available for x86_64-linux"),
+        ("removed", "cannot be evaluated"),
+        ("asserting", "cannot be evaluated"),
+        ("nameless", "cannot be evaluated"),
+    ],
+)
+def test_why_a_package_is_unavailable(odd: Wrapper, name: str, reason: str) -> None:
+    assert odd.answer(["hello", name], system="x86_64-linux") == {
+        "error": "unavailable",
+        "pkgs": [name],
+        "unavailable": [{"name": name, "reason": reason}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("aborting", "everything stops"),
+        ("illTyped", "cannot add"),
+        ("infinite", "infinite recursion"),
+        ("deep", "stack overflow"),
+        ("missing", "attribute 'nothing' missing"),
+    ],
+)
+def test_what_cannot_be_caught_names_the_package(odd: Wrapper, name: str, reason: str) -> None:
+    last = odd.failure([name])
+    assert reason in last and name in last
+
+
+def test_last_line_has_the_last_line_of_the_log(odd: Wrapper) -> None:
+    last = odd.failure(["hello", "failing"])
+    assert "-failing.drv" in last and last.endswith("exit code 3: last line")
+
+
+def test_timeout(odd: Wrapper) -> None:
+    last = odd.failure(["sleeping"], "--timeout", "1")
+    assert "-sleeping.drv" in last and "timed out after 1 seconds" in last
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--no-such-option"], "no-such-option"),
+        (["--argstr", "srcType", "wrong"], "srcType must be"),
+        (["--argstr", "packages", "git"], ""),
+        (["--argstr", "packages", "[]"], "packages is empty"),
+        (["--argstr", "packages", "[1]"], "packages must be a JSON array of strings"),
+        (["--argstr", "maxLayers", "0"], "maxLayers must be"),
+    ],
+)
+def test_wrong_arguments(wrapper: Wrapper, words: list[str], reason: str) -> None:
+    assert reason in wrapper.failure(["hello"], *words)
+
+
+def test_store_paths_of_an_answer_stay_while_it_is_held(wrapper: Wrapper, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    answer = wrapper.answer(["hello"], "--out-link", link)
+    needed = run("nix-store", "--query", "--requisites", f"{link}-answer").stdout.split()
+    for location in answer["layerLocations"].values():
+        assert any(location["path"].startswith(path) for path in needed)
+
+
+# --------------------------------------------------------------------------------- where it runs
+
+
+def copy_of_set(wrapper: Wrapper, folder: Path) -> Path:
+    """Make `folder` a copy of the package set, with hard links where that can be."""
+
+    def copy(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy(source, target)
+
+    return shutil.copytree(wrapper.package_set, folder, copy_function=copy)
+
+
+def test_from_a_folder_that_is_gone(wrapper: Wrapper, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = f'cd {tmp_path}/gone; rmdir ../gone; exec "$@"'
+    run("sh", "-c", script, "sh", *wrapper.command(["hello"]), env={})
+
+
+def test_with_a_read_only_home(wrapper: Wrapper, tmp_path: Path) -> None:
+    """Nix keeps what it downloads in the home, if it can."""
+    (tmp_path / "popularity.json").write_text('{"no-such-name": 1}')
+    (tmp_path / "home").mkdir()
+    url = f"file://{tmp_path}/popularity.json"
+    script = f'mount -t tmpfs -o ro tmpfs {tmp_path}/home && exec "$@"'
+    command = wrapper.command(["hello"], popularityUrl=url)
+    environment = {"HOME": f"{tmp_path}/home", "PATH": os.environ["PATH"]}
+    run("unshare", "--mount", "sh", "-c", script, "sh", *command, env=environment)
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_restricted_evaluation(wrapper: Wrapper, tmp_path: Path) -> None:
+    """The wrapper names its files and the package set, and nothing else can be read."""
+    restricted = ("--option", "restrict-eval", "true")
+    folder = copy_of_set(wrapper, tmp_path / "a=b c")
+    assert "manifest" in wrapper.answer(["hello"], *restricted, srcArgs=folder)
+    (tmp_path / "outside.nix").write_text(f"import {wrapper.package_set}")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "default.nix").write_text("import ../outside.nix")
+    assert "outside.nix" in wrapper.failure(["hello"], *restricted, srcArgs=tmp_path / "set")
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[dict[str, str]]:
+    """A Nix daemon; the environment in which a client finds it."""
+    # Not pytest's folder, which only root may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        socket = f"{folder}/socket"
+        environment = {"NIX_DAEMON_SOCKET_PATH": socket, "NIX_REMOTE": "daemon"}
+        server = subprocess.Popen(
+            ["nix-daemon"],
+            env={**os.environ, **environment, "NIX_REMOTE": ""},
+            stderr=subprocess.DEVNULL,
+        )
+        while not os.path.exists(socket):
+            assert server.poll() is None
+            time.sleep(0.1)
+        yield environment
+        server.terminate()
+        server.wait()
+
+
+def test_a_stranger_under_the_daemon(wrapper: Wrapper, daemon: dict[str, str]) -> None:
+    """A user whom the machine does not know, with no home, in a folder that is root's."""
+    command = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    packages = copy_of_set(wrapper, Path(daemon["NIX_DAEMON_SOCKET_PATH"]).parent / "set")
+    command += wrapper.command(["hello", "jq"], srcArgs=packages)
+    environment = {**daemon, "HOME": "/nonexistent", "PATH": os.environ["PATH"]}
+    done = run(*command, env=environment, cwd="/")
+    assert json.loads(Path(done.stdout.strip()).read_bytes()) == wrapper.answer(["hello", "jq"])
+
+
+def test_failures_under_the_daemon(odd: Wrapper, daemon: dict[str, str]) -> None:
+    done = odd.call(["failing"], options={"env": daemon})
+    assert done.stderr.splitlines()[-1].endswith("exit code 3: last line")
+
+
+# --------------------------------------------------------------------------------------- signals
+
+
+def builders_of() -> list[int]:
+    """Return the process ids of the builder of `sleeping`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"sleep") and words[1:2] == [b"600"]:
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_ends_the_builds(odd: Wrapper, number: signal.Signals) -> None:
+    before = builders_of()
+    process = subprocess.Popen(
+        odd.command(["sleeping"]), env={}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if "-sleeping.drv" in line and line.startswith("building"):
+            break
+    while builders_of() == before:
+        time.sleep(0.1)
+    process.send_signal(number)
+    rest = process.stderr.read()
+    output = process.stdout.read()
+    status = process.wait()
+    assert output == ""
+    if number == signal.SIGKILL:
+        assert status == -number
+    else:
+        assert status == 128 + number
+        assert rest.splitlines()[-1] == f"nixery-build-image: ended by {number.name}"
+    for _ in range(100):
+        if builders_of() == before:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the builder is still there")

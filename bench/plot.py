@@ -23,7 +23,7 @@ COLOURS = ("#c2410c", "#b8860b", "#8b5cf6", "#7c3aed", "#0e8a6a", "#2f7de1", "#1
 DASHES = ("", "6 3", "2 3", "7 3 2 3")
 
 STYLE = """
-    text { font: 12px system-ui, sans-serif; fill: #24292f }
+    text { font: 12px system-ui, sans-serif; fill: #656d76 }
     .title { font-weight: 600; font-size: 14px }
     .axis { stroke: #8c959f; fill: none }
     .grid { stroke: #8c959f; stroke-opacity: .25 }
@@ -43,7 +43,7 @@ def draw(
 ) -> str:
     """Return an SVG document with the panels side by side, all with the same axes.
 
-    The lines named in `bold` are drawn broader.
+    The lines named in `bold` are drawn broad and without dashes.
     """
     points = [p for panel in panels for line in panel.lines.values() for p in line]
     x_ticks = sorted({x for x, _ in points})
@@ -68,7 +68,7 @@ def draw(
         out += _axes(panel.title, x_ticks, bottom, top, x_label, y_label)
         labels = []
         for name, line in panel.lines.items():
-            style = _stroke(names.index(name), 3.5 if name in bold else 2)
+            style = _stroke(names.index(name), name in bold)
             places = [(_x(x, x_ticks), _y(y, bottom, top)) for x, y in line]
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
             out.append(f'    <polyline points="{path}" fill="none" {style}/>')
@@ -91,8 +91,9 @@ def _text(x: float, y: float, text: str, kind: str = "", more: str = "") -> str:
     return f'  <text x="{x:.1f}" y="{y:.1f}"{kind}{more}>{escape(text)}</text>'
 
 
-def _stroke(number: int, width: float) -> str:
-    dash = DASHES[number % len(DASHES)]
+def _stroke(number: int, bold: bool) -> str:
+    dash = "" if bold else DASHES[number % len(DASHES)]
+    width = 3.5 if bold else 2
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
     colour = COLOURS[number % len(COLOURS)]
     return f'stroke="{colour}" stroke-width="{width}"{dashes}'

@@ -246,7 +246,7 @@ def table(figures: list[Figures]) -> str:
     for f in [*ordered, *unbudgeted[1:]]:
         cells = [
             str(f.budget or "any"),
-            f.strategy,
+            f"**{f.strategy}**" if f.strategy in OURS else f.strategy,
             _spread(f.fleet, 2),
             _spread(f.share, 3),
             "" if f.update is None else f"{f.update:.3f}",
@@ -335,7 +335,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.plot:
         text = draw(
             panels,
-            "Bytes moved for a fleet of images, by layer budget (1 = one path per layer)",
+            "Bytes moved for a fleet of images",
             "layer budget",
             "bytes moved / bytes of all paths",
             bold=OURS,

@@ -37,6 +37,9 @@ from read_base import blob_path, find_manifest, read_blob
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 
+# Of media types, by a file's first two bytes
+_ENDINGS = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}
+
 
 def timestamp(created: str | int) -> str:
     """Return a time as RFC 3339 wants it, in UTC.
@@ -131,13 +134,15 @@ def write_blob(layout: str, value: object, media_type: str) -> dict:
 def base_layers(layout: str, manifest: dict) -> list[dict]:
     """Return the layers of a base image as pack_layer.py describes its own.
 
-    Docker has other names for the same media types.
+    Their media types are told by their first bytes: docker has other names for the same types, and
+    skopeo 1.9 calls gzip what it copied from a docker archive as plain tar.
     """
     layers = []
     for layer in manifest["layers"]:
-        ending = layer["mediaType"].rpartition(".tar")[2].replace(".", "+")
         file = os.path.realpath(blob_path(layout, layer["digest"]))
         with open(file, "rb") as blob:
+            ending = _ENDINGS.get(blob.read(2), "")
+            blob.seek(0)
             md5 = hashlib.md5(usedforsecurity=False)
             while chunk := blob.read(1 << 20):
                 md5.update(chunk)
@@ -201,7 +206,11 @@ def main() -> None:
         manifest["annotations"] = annotations
     image = {
         **write_blob(out, manifest, MANIFEST_TYPE),
-        "annotations": {"org.opencontainers.image.ref.name": attributes["tag"]},
+        "annotations": {
+            "org.opencontainers.image.ref.name": attributes["tag"],
+            # What podman and containerd call the image that they load
+            "io.containerd.image.name": f"{attributes['imageName']}:{attributes['tag']}",
+        },
         "platform": {"architecture": architecture, "os": "linux"},
     }
     write_json(f"{out}/oci-layout", {"imageLayoutVersion": "1.0.0"})

@@ -9,9 +9,11 @@ Attributes: `fromImage`, a folder or a file; `architecture`, to choose from an i
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 
@@ -76,9 +78,17 @@ def link_layout(source: str, architecture: str, out: str) -> None:
 
 def unpack_archive(archive: str, skopeo: str, layout: str) -> None:
     """Unpack an image archive into the new folder `layout`; its layers keep their bytes."""
+    with open(archive, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    if compressed:
+        # skopeo 1.9 reads docker archives wrongly that gzip has compressed.
+        with gzip.open(archive) as source, open("archive.tar", "wb") as plain:
+            shutil.copyfileobj(source, plain)
+        archive = "archive.tar"
     with tarfile.open(archive) as members:
         names = {os.path.normpath(name) for name in members.getnames()}
-    kind = "docker-archive" if "manifest.json" in names else "oci-archive"
+    # docker's newer archives are layouts besides, whose layers keep their bytes.
+    kind = "oci-archive" if "oci-layout" in names else "docker-archive"
     # skopeo wants a place for temporary files that a build's sandbox does not have.
     environment = dict(os.environ, TMPDIR=os.getcwd(), HOME=os.getcwd())
     command = [skopeo, "--insecure-policy", "--tmpdir", os.getcwd(), "copy", "--quiet"]

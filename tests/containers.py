@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ class Container:
         if command:
             config["process"]["args"] = list(command)
         file.write_text(json.dumps(config))
-        return attempt("runc", "run", "--bundle", self.bundle, f"test-{self.bundle.name}")
+        name = f"test-{os.getpid()}-{self.bundle.parent.name}"
+        return attempt("runc", "run", "--bundle", self.bundle, name)
 
 
 def podman(storage: Path, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nix import ROOT, Image, Nix, attempt, file_hash, file_md5, run, write_set
+from nix import ROOT, Image, Nix, file_hash, file_md5, run, write_set
 
 PACKAGES = ["git", "curl"]
 
@@ -424,13 +424,20 @@ class TestBuildingAgain:
         words = nix.call(PACKAGES, name="other", tag="v2")
         assert not [name for name in nix.build(*words).built if name.startswith("layer")]
 
-    @pytest.mark.parametrize("options", ["--cores 7", "--cores 1 --option sandbox true"])
-    def test_cores_and_sandbox_change_no_byte(self, nix, image, options):
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ["--cores", "7", "--option", "build-users-group", ""],
+            ["--cores", "1", "--option", "sandbox", "true"],
+        ],
+        ids=["seven cores as root", "one core in the sandbox"],
+    )
+    def test_builds_to_the_same_bytes_again(self, nix, image, options):
         derivations = image_derivations(nix)
         names = {name for _, name in derivations}
         assert {"image", "image-root.tar", "layer-plan.json", "layer-of-root"} <= names
         files = [file for file, _ in derivations]
-        run("nix-store", "--realise", "--check", *options.split(), *files)
+        run("nix-store", "--realise", "--check", *options, *files)
 
 
 def image_derivations(nix: Nix) -> list[tuple[str, str]]:
@@ -523,58 +530,3 @@ class TestFlake:
         (built,) = json.loads(self.flake(*command))
         tree = Image(Path(built["outputs"]["out"])).tree
         assert {"bin/hello", "bin/group-layers", "bin/sh"} <= set(tree)
-
-
-class TestProgram:
-    """nixery-build-image, as a server calls it."""
-
-    @pytest.fixture(scope="class")
-    def program(self, nix: Nix) -> Path:
-        built = nix.build(*nix.expression("nixery-build-image")).path
-        return built / "bin" / "nixery-build-image"
-
-    def call(self, program: Path, nix: Nix, *arguments: object):
-        source = ["--argstr", "srcType", "path", "--argstr", "srcArgs", nix.package_set]
-        # From anywhere, and with an environment that a service might have.
-        return attempt(program, *source, *arguments, cwd="/")
-
-    def test_prints_one_store_path_on_standard_output(self, nix, program):
-        done = self.call(program, nix, "--argstr", "packages", '["hello"]')
-        assert done.returncode == 0
-        (line,) = done.stdout.splitlines()
-        assert json.loads(Path(line).read_bytes()) == nix.answer(["hello"])
-
-    def test_unknown_package_is_a_success_with_an_answer(self, nix, program):
-        done = self.call(program, nix, "--argstr", "packages", '["gti"]')
-        assert done.returncode == 0
-        assert json.loads(Path(done.stdout.strip()).read_bytes())["error"] == "not_found"
-
-    def test_works_where_nix_may_read_nothing_but_its_files(self, nix, program):
-        restricted = ["--option", "restrict-eval", "true", "--argstr", "packages", '["hello"]']
-        assert self.call(program, nix, *restricted).returncode == 0
-
-    @pytest.mark.parametrize(
-        ("arguments", "last_line"),
-        [
-            (["maxLayers", "x"], 'maxLayers must be a number from 1 to 125, not "x"'),
-            (["srcType", "svn"], "srcType must be 'nixpkgs', 'git' or 'path', not 'svn'"),
-            (["packages", "[]"], "packages is empty: name at least one package"),
-        ],
-    )
-    def test_failure_ends_with_one_line_that_says_why(self, nix, program, arguments, last_line):
-        done = self.call(program, nix, "--argstr", "packages", '["hello"]', "--argstr", *arguments)
-        assert done.returncode != 0
-        assert done.stdout == ""
-        assert last_line in done.stderr.splitlines()[-1]
-        assert done.stderr.splitlines()[-1].startswith("nixery-build-image: ")
-
-    def test_failing_package_is_named_in_the_last_line(self, nix, program, tmp_path):
-        packages = """{
-          fails = pkgs.runCommand "fails" { } "echo the compiler is broken; exit 3";
-          misspelt = pkgs.runCommand "misspelt" { } (pkgs.there-is-no-such-thing);
-        }"""
-        other = Nix(write_set(tmp_path, nix.package_set, packages))
-        for name, reason in [("fails", "the compiler is broken"), ("misspelt", "no-such-thing")]:
-            done = self.call(program, other, "--argstr", "packages", json.dumps([name]))
-            assert done.returncode != 0
-            assert name in done.stderr.splitlines()[-1] and reason in done.stderr.splitlines()[-1]

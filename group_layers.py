@@ -492,15 +492,13 @@ def group(
 
 def _check(graph: Graph, budget: int, layers: list[Layer]) -> None:
     """Refuse a plan that would lose a path, or hold one twice, or break the budget."""
-    placed = sorted(chain.from_iterable(layer.contents for layer in layers))
-    if placed != sorted(graph.paths):
+    placed = list(chain.from_iterable(layer.contents for layer in layers))
+    if len(placed) != len(graph.paths) or set(placed) != set(graph.paths):
         raise AssertionError("the layers do not hold each path exactly once")
-    if not 1 <= len(layers) <= budget or sum(layer.size for layer in layers) != sum(
-        graph.nar_sizes
-    ):
-        raise AssertionError(
-            f"{len(layers)} layers for a budget of {budget}, or sizes that do not add up"
-        )
+    if sum(layer.size for layer in layers) != sum(graph.nar_sizes):
+        raise AssertionError("the layers do not have the bytes of the paths")
+    if not 1 <= len(layers) <= budget:
+        raise AssertionError(f"{len(layers)} layers for a budget of {budget}")
 
 
 def unreached_paths(graph: Graph) -> list[str]:
@@ -550,34 +548,32 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
         for head, paths in subtrees.items()
     }
 
-    def reason(head: int) -> str:
-        reasons = ("requested", requested), ("popular", popular), ("large", large)
-        return next((word for word, heads in reasons if head in heads), "shared")
-
     # Only the order of those that may keep a layer matters, and names are slow to compare.
     least = sorted(ratings.values())[-budget:][0]
-    heads = [head for head in subtrees if ratings[head] < least]
     kept = [head for head in subtrees if ratings[head] >= least]
+    heads = [head for head in subtrees if ratings[head] < least]
     heads += sorted(kept, key=lambda head: (ratings[head], *_by_name(graph, head)))
-    groups = [(subtrees[head], head, reason(head)) for head in heads]
+
+    groups = [subtrees[head] for head in heads]
     if unreached:
-        groups.insert(
-            0, (unreached, min(unreached, key=lambda path: _by_name(graph, path)), "unreached")
-        )
+        groups.insert(0, sorted(unreached, key=lambda path: _by_name(graph, path)))
     excess = len(groups) - budget
+    layers = []
     if excess > 0:
-        merged = list(chain.from_iterable(paths for paths, _, _ in groups[: excess + 1]))
-        groups[: excess + 1] = [(merged, _largest(graph, merged), "merged")]
-    return [_layer(graph, *group) for group in groups]
+        merged = list(chain.from_iterable(groups[: excess + 1]))
+        layers.append(_layer(graph, _largest(graph, merged), merged, "merged"))
+        del groups[: excess + 1]
+    reasons = {"requested": requested, "popular": popular, "large": large, "unreached": unreached}
+    for paths in groups:
+        head = paths[0]
+        reason = next((word for word, heads in reasons.items() if head in heads), "shared")
+        layers.append(_layer(graph, head, paths, reason))
+    return layers
 
 
-def _layer(graph: Graph, paths: list[int], head: int, reason: str) -> Layer:
-    return Layer(
-        sorted(map(graph.paths.__getitem__, paths)),
-        sum(map(graph.nar_sizes.__getitem__, paths)),
-        graph.paths[head],
-        reason,
-    )
+def _layer(graph: Graph, head: int, paths: list[int], reason: str) -> Layer:
+    contents = sorted(map(graph.paths.__getitem__, paths))
+    return Layer(contents, sum(map(graph.nar_sizes.__getitem__, paths)), graph.paths[head], reason)
 
 
 def _by_name(graph: Graph, path: int) -> tuple[str, str]:

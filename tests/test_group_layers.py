@@ -553,9 +553,9 @@ class TestCommandLine:
         process = subprocess.Popen(
             [sys.executable, PROGRAM, "--graph", pipe], cwd=tmp_path, stderr=subprocess.PIPE
         )
-        with open(pipe, "w"):  # opens when the program does
+        with open(pipe, "w"):  # opens when the program does, and ends its reading
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors, os.listdir(tmp_path)) == (130, b"", ["graph"])
 
     def test_a_long_chain(self, tmp_path):

@@ -1,0 +1,19 @@
+# An image for another machine, with packages that are compiled for it. The tools that put it
+# together run here.
+#
+#   $(nix-build examples/cross.nix -A copyTo)/bin/copy-to docker://REGISTRY/cross
+#   docker run --rm REGISTRY/cross          # on an arm64 machine
+{
+  # The package set: nixpkgs, or one that is like it
+  pkgs ? import <nixpkgs> { },
+}:
+let
+  arm = pkgs.pkgsCross.aarch64-multiplatform;
+  nixery = import ../. { pkgs = arm; };
+in
+nixery.buildImage {
+  name = "cross";
+  tag = "latest";
+  contents = arm.hello;
+  config.Cmd = [ "hello" ];
+}

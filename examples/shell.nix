@@ -1,0 +1,24 @@
+# A shell to look around in: bash, coreutils, and what programs expect of a system around them.
+#
+#   $(nix-build examples/shell.nix -A copyTo)/bin/copy-to docker-daemon:shell:latest
+#   docker run -it --rm shell
+{
+  # The package set: nixpkgs, or one that is like it
+  pkgs ? import <nixpkgs> { },
+}:
+let
+  nixery = import ../. { inherit pkgs; };
+in
+nixery.buildImage {
+  name = "shell";
+  tag = "latest";
+  contents = [
+    pkgs.bashInteractive
+    pkgs.coreutils
+    nixery.binSh
+    nixery.usrBinEnv
+    nixery.caCertificates
+    nixery.fakeNss
+  ];
+  config.Cmd = [ "bash" ];
+}

@@ -273,6 +273,8 @@ let
     "--mtime=@1"
     "--owner=root:0"
     "--group=root:0"
+    # Folders of the store are read-only: whoever is not root could not unpack files into them.
+    "--mode=u+w"
     "--directory=${image}"
     "oci-layout"
     "index.json"

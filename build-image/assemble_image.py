@@ -111,17 +111,6 @@ def image_config(attributes: dict, layers: list[dict], base: dict) -> dict:
     return result
 
 
-def layer_folders(outputs: list[str]) -> list[str]:
-    """Return the folders with one layer each, of outputs that hold one layer or many."""
-    folders = []
-    for output in outputs:
-        if os.path.exists(os.path.join(output, "layer.json")):
-            folders.append(output)
-        else:
-            folders += [os.path.join(output, name) for name in sorted(os.listdir(output))]
-    return folders
-
-
 def write_blob(layout: str, value: object, media_type: str) -> dict:
     """Write `value` as a JSON blob of the layout; return its descriptor."""
     data = encode_json(value)

@@ -65,6 +65,7 @@ let
     }
   );
 
+  # What commands find in their PATH: the programs of every stdenv.
   programsPath = concatStringsSep ":" (
     map (package: "${package}/bin") [
       tools.coreutils
@@ -75,6 +76,12 @@ let
       tools.gawk
       tools.gnutar
       tools.gzip
+      tools.bzip2
+      tools.gnumake
+      tools.bash
+      tools.gnupatch
+      tools.xz
+      tools.file
     ]
   );
 

@@ -105,15 +105,21 @@ def both_directions(count: int) -> Shape:
 
 
 def worst_order(count: int) -> Shape:
-    """A chain down, a chain up, each path up refers to its twin: the worst for iterated dominators.
+    """Many passes of the textbook iteration, each of which climbs a long way for many references.
 
-    Every pass of the textbook iteration carries one fact one step, and each meeting climbs the
-    whole chain.
+    After the family itworst of Georgiadis, Tarjan and Werneck, "Finding Dominators in Practice"
+    (2006): a long chain ends in one that can be walked both ways and is entered at its far end too,
+    which takes a pass for each of its paths to find out; and all of the long chain's second half
+    refers to paths that the image reaches at once, all to all up to a thousand paths.
     """
-    half = count // 2
-    down = [[path - 1, half + path] if path else [half] for path in range(half)]
-    up = [[half + path + 1, path] if path + 1 < half else [path] for path in range(half)]
-    return Shape([*down, *up], [half - 1, 2 * half - 1])
+    part = count // 4
+    degree = max(4, min(part, 62_500 // part))
+    w, x, y, z = range(part), *(range(n * part, (n + 1) * part) for n in (1, 2, 3))
+    references: list[list[int]] = [[n + 1] if n + 1 < part else [] for n in w]
+    references += [[n + 1] for n in x]
+    references += [[n + 1, *(w[(n + i) % part] for i in range(degree))] for n in y]
+    references += [[m for m in (n - 1, n + 1) if m in z] for n in z]
+    return Shape(references, [z[-1], w[0], x[0]])
 
 
 def equal_ratings(count: int) -> Shape:

@@ -15,6 +15,7 @@ output `out`, and why each layer is one, for people, as output `explain`.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -102,6 +103,9 @@ def plan_layers(attributes: dict, out: str, explain: str) -> list[dict]:
             sys.exit(1)
         with open("plan.json", encoding="utf-8") as file:
             plan = set_apart(json.load(file), groups)
+    for group in groups:
+        names = " ".join(os.path.basename(path)[33:] for path in group)
+        reasons += f"in a layer of their own, as given: {names}\n".encode()
     with open(out, "w", encoding="utf-8") as file:
         json.dump(plan, file)
     with open(explain, "wb") as file:

@@ -1,14 +1,15 @@
 """Draw line charts as SVG, with nothing but the standard library.
 
-One panel beside the other, a logarithmic vertical axis, each line named at its end. The file stands
-by itself, and its ink is readable on light and on dark paper.
+One panel beside the other, a logarithmic vertical axis, a linear or logarithmic horizontal one,
+each line named at its end. The file stands by itself, and its ink is readable on light and on dark
+paper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
-from math import log
+from math import ceil, floor, log, log10
 from typing import NamedTuple
 
 __all__ = ["Panel", "draw"]
@@ -16,7 +17,6 @@ __all__ = ["Panel", "draw"]
 WIDTH, HEIGHT = 330, 330  # of the area that the lines are in
 LEFT, RIGHT, TOP, BOTTOM = 58, 222, 62, 52
 LINE_HEIGHT = 14
-TICKS = (1, 1.2, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
 
 # Hues of middling lightness, told apart with the usual colour blindnesses; the dashes help further.
 COLOURS = ("#c2410c", "#b8860b", "#8b5cf6", "#7c3aed", "#0e8a6a", "#2f7de1", "#1f5fc4", "#888888")
@@ -38,18 +38,48 @@ class Panel(NamedTuple):
     lines: Mapping[str, Sequence[tuple[float, float]]]
 
 
+class _Axis(NamedTuple):
+    """An axis that begins with the first tick and ends with the last."""
+
+    ticks: Sequence[float]
+    logarithmic: bool
+
+    def place(self, value: float) -> float:
+        """Return where a value is: at 0 the first tick, at 1 the last."""
+        first, last = self.ticks[0], self.ticks[-1]
+        if self.logarithmic:
+            return log(value / first) / (log(last / first) or 1)
+        return (value - first) / ((last - first) or 1)
+
+
+def _logarithmic_axis(values: Collection[float]) -> _Axis:
+    """Return an axis for values above zero, with the more ticks in a decade the fewer decades."""
+    low, high = min(values), max(values)
+    steps = (1, 1.2, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 3) if high / low < 1000 else (1,)
+    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
+    ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
+    first = max(tick for tick in ticks if tick <= low)
+    last = min(tick for tick in ticks if tick >= high)
+    return _Axis([tick for tick in ticks if first <= tick <= last], True)
+
+
 def draw(
-    panels: Sequence[Panel], title: str, x_label: str, y_label: str, bold: Collection[str] = ()
+    panels: Sequence[Panel],
+    title: str,
+    x_label: str,
+    y_label: str,
+    bold: Collection[str] = (),
+    logarithmic: bool = False,
 ) -> str:
     """Return an SVG document with the panels side by side, all with the same axes.
 
-    The lines named in `bold` are drawn broad and without dashes.
+    The lines named in `bold` are drawn broad and without dashes. With `logarithmic`, the horizontal
+    axis is, too.
     """
     points = [p for panel in panels for line in panel.lines.values() for p in line]
-    x_ticks = sorted({x for x, _ in points})
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    bottom = max((t for t in TICKS if t <= low), default=low)
-    top = min((t for t in TICKS if t >= high), default=high)
+    x_values = sorted({x for x, _ in points})
+    x_axis = _logarithmic_axis(x_values) if logarithmic else _Axis(x_values, False)
+    y_axis = _logarithmic_axis([y for _, y in points])
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     step = LEFT + WIDTH + RIGHT
     total_width, total_height = step * len(panels), TOP + HEIGHT + BOTTOM
@@ -65,25 +95,17 @@ def draw(
     ]
     for number, panel in enumerate(panels):
         out.append(f'  <g transform="translate({number * step + LEFT} {TOP})">')
-        out += _axes(panel.title, x_ticks, bottom, top, x_label, y_label)
+        out += _axes(panel.title, x_axis, y_axis, x_label, y_label)
         labels = []
         for name, line in panel.lines.items():
             style = _stroke(names.index(name), name in bold)
-            places = [(_x(x, x_ticks), _y(y, bottom, top)) for x, y in line]
+            places = [(WIDTH * x_axis.place(x), HEIGHT * (1 - y_axis.place(y))) for x, y in line]
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
             out.append(f'    <polyline points="{path}" fill="none" {style}/>')
             labels.append((places[-1][1], name, style))
         out += _names_at_line_ends(labels)
         out.append("  </g>")
     return "\n".join([*out, "</svg>", ""])
-
-
-def _x(value: float, ticks: Sequence[float]) -> float:
-    return WIDTH * (value - ticks[0]) / ((ticks[-1] - ticks[0]) or 1)
-
-
-def _y(value: float, bottom: float, top: float) -> float:
-    return HEIGHT * (1 - log(value / bottom) / (log(top / bottom) or 1))
 
 
 def _text(x: float, y: float, text: str, kind: str = "", more: str = "") -> str:
@@ -99,23 +121,20 @@ def _stroke(number: int, bold: bool) -> str:
     return f'stroke="{colour}" stroke-width="{width}"{dashes}'
 
 
-def _axes(
-    title: str, x_ticks: Sequence[float], bottom: float, top: float, x_label: str, y_label: str
-) -> list[str]:
+def _axes(title: str, x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> list[str]:
     middle = ' text-anchor="middle"'
     out = [_text(0, -14, title)]
-    for tick in TICKS:
-        if bottom <= tick <= top:
-            y = _y(tick, bottom, top)
-            out.append(f'    <line class="grid" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            out.append(_text(-8, y + 4, f"{tick:g}", more=' text-anchor="end"'))
+    for tick in y_axis.ticks:
+        y = HEIGHT * (1 - y_axis.place(tick))
+        out.append(f'    <line class="grid" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(_text(-8, y + 4, f"{tick:.10g}", more=' text-anchor="end"'))
     out.append(f'    <path class="axis" d="M0 0V{HEIGHT}H{WIDTH}"/>')
-    for tick in x_ticks:
-        x = _x(tick, x_ticks)
+    for tick in x_axis.ticks:
+        x = WIDTH * x_axis.place(tick)
         out.append(
             f'    <line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT}" y2="{HEIGHT + 4}"/>'
         )
-        out.append(_text(x, HEIGHT + 18, f"{tick:g}", more=middle))
+        out.append(_text(x, HEIGHT + 18, f"{tick:.10g}", more=middle))
     out.append(_text(WIDTH / 2, HEIGHT + 38, x_label, more=middle))
     turned = f' transform="rotate(-90 -40 {HEIGHT / 2})"{middle}'
     out.append(_text(-40, HEIGHT / 2, y_label, more=turned))

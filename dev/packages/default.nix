@@ -38,6 +38,7 @@ let
   #   links    { "bin/awk" = "gawk"; }: symbolic links to make
   #   replace  { "bin/script" = { "old" = "new"; }; }: text to replace
   #   wrap     { "bin/git" = "export ..."; }: shell lines to run first; @out@ is the package itself
+  #   strings  { "/bin/sh" = "sh"; }: whole strings to replace in programs, by ones no longer
   #   needs    libraries that every program of it loads at its start
   #   deps     what it refers to beside what Debian says
   #   patch    false for what patchelf must not touch
@@ -81,21 +82,30 @@ let
     };
     file.wrap."bin/file" = "export MAGIC=\${MAGIC-@out@/lib/file/magic.mgc}";
     gawk.links."bin/awk" = "gawk";
-    git.wrap."bin/git" = ''
-      export GIT_EXEC_PATH=''${GIT_EXEC_PATH-@out@/lib/git-core}
-      export GIT_TEMPLATE_DIR=''${GIT_TEMPLATE_DIR-@out@/share/git-core/templates}
-      export GITPERLLIB=''${GITPERLLIB-@out@/share/perl5:${entries.liberror-perl}/share/perl5}
-      if [ -z "''${GIT_SSL_CAINFO-}" ] && [ -n "''${SSL_CERT_FILE-}" ]; then
-        export GIT_SSL_CAINFO=$SSL_CERT_FILE
-      fi
-      PATH=$PATH:${
-        lib.makeBinPath [
-          entries.coreutils
-          entries.gnugrep
-          entries.gnused
-        ]
-      }
-    '';
+    git = {
+      # It looks a shell up in the search path if that has no folder in its name.
+      strings."/bin/sh" = "sh";
+      replace = {
+        "lib/git-core/git-instaweb"."'/usr/bin/perl'" = "${entries.perl}/bin/perl";
+        "lib/git-core/git-request-pull"."/usr/bin/perl" = "${entries.perl}/bin/perl";
+      };
+      wrap."bin/git" = ''
+        export GIT_EXEC_PATH=''${GIT_EXEC_PATH-@out@/lib/git-core}
+        export GIT_TEMPLATE_DIR=''${GIT_TEMPLATE_DIR-@out@/share/git-core/templates}
+        export GITPERLLIB=''${GITPERLLIB-@out@/share/perl5:${entries.liberror-perl}/share/perl5}
+        if [ -z "''${GIT_SSL_CAINFO-}" ] && [ -n "''${SSL_CERT_FILE-}" ]; then
+          export GIT_SSL_CAINFO=$SSL_CERT_FILE
+        fi
+        export PATH=$PATH:${
+          lib.makeBinPath [
+            entries.bash
+            entries.coreutils
+            entries.gnugrep
+            entries.gnused
+          ]
+        }
+      '';
+    };
     htop.wrap."bin/htop" = withTerminals;
     less.wrap."bin/less" = withTerminals;
     libc6.patch = false;
@@ -119,6 +129,7 @@ let
     ncurses.wrap = lib.genAttrs [ "bin/clear" "bin/infocmp" "bin/tput" "bin/tset" ] (
       _: "export TERMINFO_DIRS=\${TERMINFO_DIRS-@out@/lib/terminfo}"
     );
+    nix.wrap."bin/nix" = "export NIX_BIN_DIR=@out@/bin NIX_LIBEXEC_DIR=@out@/libexec";
     perl.wrap."bin/perl" = ''
       export PERL5LIB=''${PERL5LIB:+$PERL5LIB:}${
         lib.concatMapStringsSep ":" (folder: "@out@/${folder}") [
@@ -165,6 +176,7 @@ let
       {
         links = { };
         replace = { };
+        strings = { };
         wrap = { };
         needs = [ ];
         patch = true;

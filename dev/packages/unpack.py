@@ -5,7 +5,7 @@ Reads `.attrs.json` (structured attributes) with
 - `debs`: the Debian packages that make this path,
 - `deps`: the store paths that it may refer to,
 - `outputs.out`, `seed`, and the corrections that default.nix describes: `links`, `replace`, `wrap`,
-  `needs`, `patch`, `bundle`, `remove`.
+  `strings`, `needs`, `patch`, `bundle`, `remove`.
 
 Debian's folders become those of nixpkgs: `bin`, `lib`, `share`, `etc`, `libexec`, without `usr` and
 without a folder for the architecture. Programs and libraries are given the store paths of their
@@ -67,7 +67,10 @@ def data_archive(deb: Path) -> tarfile.TarFile:
 
 
 def unpack(debs: list[Path], out: Path, deps: list[Path]) -> None:
-    """Write the files of debs below out. Owners and set-user-id bits are not for the store."""
+    """Write the files of debs below out.
+
+    Owners and set-user-id bits are not for the store; hard links become symbolic ones.
+    """
     links = []
     for deb in debs:
         with data_archive(deb) as archive:
@@ -83,7 +86,9 @@ def unpack(debs: list[Path], out: Path, deps: list[Path]) -> None:
                         posixpath.join("/", posixpath.dirname(source), member.linkname)
                     )
                     links.append((target, rename(to.lstrip("/"))))
-                elif member.isfile() or member.islnk():
+                elif member.islnk():
+                    links.append((target, rename(posixpath.normpath(member.linkname))))
+                elif member.isfile():
                     target.write_bytes(archive.extractfile(member).read())
                     target.chmod(0o755 if member.mode & 0o111 else 0o644)
     # A link may lead to a file of another package, or to a link.
@@ -118,10 +123,12 @@ def dynamic_parts(file: Path) -> tuple[bool, bool]:
 class Patcher:
     """Writes store paths into programs, libraries and scripts."""
 
-    def __init__(self, seed: Path, out: Path, deps: list[Path], needs: list[str]) -> None:
+    def __init__(
+        self, seed: Path, out: Path, deps: list[Path], needs: list[str], strings: dict[str, str]
+    ) -> None:
         (loader,) = (seed / "lib").glob("ld-linux-*")
         self.command = [loader, "--library-path", seed / "lib", seed / "bin/patchelf"]
-        self.out, self.deps, self.needs = out, deps, needs
+        self.out, self.deps, self.needs, self.strings = out, deps, needs, strings
         self.libraries: dict[str, Path] = {}
         for root in (out, *deps):
             for file in sorted(
@@ -157,6 +164,16 @@ class Patcher:
         for name in self.needs if has_interpreter else []:
             self.patchelf("--add-needed", name, file)
 
+    def patch_strings(self, file: Path) -> None:
+        """Replace whole strings of a program by ones that are no longer."""
+        content = file.read_bytes()
+        for old, new in self.strings.items():
+            content = content.replace(
+                b"\0" + old.encode() + b"\0",
+                b"\0" + new.encode().ljust(len(old), b"\0") + b"\0",
+            )
+        file.write_bytes(content)
+
     def patch_script(self, file: Path) -> None:
         """Set the interpreter of a script, where a package that it may refer to has it."""
         content = file.read_bytes()
@@ -176,6 +193,7 @@ class Patcher:
             has_interpreter, is_dynamic = dynamic_parts(file)
             if is_dynamic:
                 self.patch_elf(file, has_interpreter)
+            self.patch_strings(file)
         elif start[:2] == b"#!":
             self.patch_script(file)
 
@@ -215,7 +233,7 @@ if attrs["bundle"]:
 for path in attrs["remove"]:
     shutil.rmtree(OUT / path)
 if attrs["patch"]:
-    patcher = Patcher(Path(attrs["seed"]), OUT, DEPS, attrs["needs"])
+    patcher = Patcher(Path(attrs["seed"]), OUT, DEPS, attrs["needs"], attrs["strings"])
     for file in sorted(OUT.rglob("*")):
         if file.is_file() and not file.is_symlink():
             patcher.patch(file)

@@ -58,6 +58,19 @@ let
     in
     if builtins.hasContext string then unique (map (match: references + head match) found) else [ ];
 
+  # Contents may be folders in store paths; Nix exports the references of whole ones only.
+  wholePaths =
+    paths:
+    concatLists (
+      map (
+        path:
+        let
+          whole = storePathsIn path;
+        in
+        if whole == [ ] then [ path ] else whole
+      ) paths
+    );
+
   unique = list: map (value: value.key) (
     builtins.genericClosure {
       startSet = map (key: { inherit key; }) list;
@@ -193,7 +206,7 @@ let
     name = "image-root.tar";
     programs = [ "link_contents.py" ];
     contents = contentsList;
-    exportReferencesGraph.closure = contentsList;
+    exportReferencesGraph.closure = wholePaths contentsList;
     inherit extraCommands fakeRootCommands;
     tar = "${tools.gnutar}/bin/tar";
     shell = if commands then "${tools.bash}/bin/bash" else "";
@@ -202,8 +215,8 @@ let
     mtime = packing.mtime;
   };
 
-  roots = unique (contentsList ++ storePathsIn configText);
-  grouped = map (group: map (path: "${path}") group) layers;
+  roots = unique (wholePaths contentsList ++ storePathsIn configText);
+  grouped = map (group: wholePaths (map (path: "${path}") group)) layers;
 
   database = runBuilder {
     name = "nix-database.tar";

@@ -32,7 +32,6 @@ let
   planning = {
     exportReferencesGraph.graph = roots ++ archives ++ builtins.concatLists grouped;
     groupLayers = "${../group_layers.py}";
-    inherit (builtins) storeDir;
     inherit
       archives
       grouped

@@ -5,7 +5,7 @@ the image's root is in it, since what that refers to must be in the image, but g
 Store paths that the base image has are not packed again. And paths that the caller has grouped
 already leave the grouping when it is done.
 
-Attributes: `exportReferencesGraph.graph`, the roots; `storeDir`; `archives`, those that are no
+Attributes: `exportReferencesGraph.graph`, the roots; `archives`, those of them that are no
 contents; `grouped`, a list of lists of store paths; `maxLayers`, for all layers of the image;
 `base`, a base image or null; `popularity`, a file or null; `groupLayers`, the program.
 Writes the plan, `[{"contents": [store path, ...]}, ...]` in the order of the image's layers, as
@@ -27,11 +27,9 @@ def without(graph: dict, archives: list[str], present: set[str]) -> dict:
     """Return the graph without `archives` and without the store paths `present` in the base.
 
     Both are exportReferencesGraph files, as group_layers.py reads them. What an archive refers to
-    becomes a root in its place, and a folder in a store path stands for the store path.
+    becomes a root in its place.
     """
-    depth = graph["storeDir"].count("/") + 2
-    named = graph["exportReferencesGraph"]["graph"]
-    roots = {"/".join(path.split("/")[:depth]) for path in named}
+    roots = set(graph["exportReferencesGraph"]["graph"])
     entries = []
     for entry in graph["graph"]:
         if entry["path"] in archives:

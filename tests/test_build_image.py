@@ -45,6 +45,13 @@ def store_members(image: Image) -> list[tarfile.TarInfo]:
     return [member for name, member in image.tree.items() if name.startswith("nix/store/")]
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for programs that take no long names or fill what they are given."""
+    with tempfile.TemporaryDirectory(prefix="test-") as folder:
+        yield Path(folder)
+
+
 class TestContents:
     def test_one_derivation_is_a_list_of_one(self, nix):
         assert nix.image(f"{{ contents = {ONE}; }}").descriptor == (
@@ -65,6 +72,11 @@ class TestContents:
         one = nix.image(f"{{ contents = [ {ONE} {TWO} ]; }}")
         other = nix.image(f"{{ contents = [ {TWO} {ONE} ]; }}")
         assert one.digests == other.digests
+
+    def test_folder_of_a_store_path_is_linked_and_the_store_path_packed(self, nix):
+        image = nix.image('{ contents = "${pkgs.hello}/bin"; }')
+        assert image.tree["hello"].linkname == f"{nix.package('hello')}/bin/hello"
+        assert set(packed_paths(image)) == nix.closure(nix.package("hello"))
 
     def test_argument_that_does_not_exist_is_named(self, nix):
         assert "'content'" in nix.image_error(f"{{ content = {ONE}; }}")
@@ -95,6 +107,12 @@ class TestConfig:
         assert sorted(packed_paths(image)) == sorted(closure)
         assert image.config["config"]["Cmd"][0] == f"{nix.package('hello')}/bin/hello"
         assert "bin/hello" not in image.tree
+
+    def test_package_stands_for_its_path(self, nix):
+        image = nix.image("{ config.WorkingDir = pkgs.hello; config.Cmd = [ pkgs.hello ]; }")
+        assert image.config["config"]["WorkingDir"] == str(nix.package("hello"))
+        assert image.config["config"]["Cmd"] == [str(nix.package("hello"))]
+        assert str(nix.package("hello")) in packed_paths(image)
 
     def test_key_that_is_null_is_left_out(self, nix):
         assert "User" not in nix.image("{ config.User = null; }").config["config"]
@@ -231,6 +249,7 @@ class TestOwner:
         for member in store_members(image):
             assert (member.uid, member.gid) == (1000, 2000)
             assert (member.uname, member.gname) == ("builder", "builders")
+        assert {(m.uid, m.gid, m.uname) for m in root_layer(image).values()} == {(0, 0, "root")}
 
 
 class TestLayers:
@@ -298,14 +317,23 @@ class TestLayers:
         assert image.tree["bin/hello"].linkname == f"{nix.package('hello')}/bin/hello"
         assert len(image.digests) == 1
 
-    def test_without_import_from_derivation_the_image_is_the_same(self, nix):
-        arguments = f"{{ contents = [ pkgs.hello {ONE} ]; maxLayers = %s; layers = %s; }}"
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            "{ }",
+            "{ maxLayers = 3; }",
+            "{ maxLayers = 1; includeNixDB = true; }",
+            f"{{ layers = [ [ {ONE} ] ]; }}",
+            '{ fromImage = buildImage { name = "b"; importFromDerivation = false; }; }',
+            '{ compressor = "zstd"; includeStorePaths = false; uid = 7; }',
+        ],
+    )
+    def test_without_import_from_derivation_the_image_is_the_same(self, nix, arguments):
+        given = f"({{ contents = [ pkgs.hello {ONE} ]; }} // {arguments})"
+        call = nix.image_call(f"({given} // {{ importFromDerivation = false; }})")
         forbidden = ["--option", "allow-import-from-derivation", "false"]
-        for limit, groups in [("100", "[ ]"), ("3", "[ ]"), ("1", "[ ]"), ("9", f"[ [ {ONE} ] ]")]:
-            given = arguments % (limit, groups)
-            image = nix.image(given)
-            call = nix.image_call(f"({given} // {{ importFromDerivation = false; }})")
-            assert Image(nix.build(*call, *forbidden).path).descriptor == image.descriptor
+        other = Image(nix.build(*call, *forbidden).path)
+        assert other.descriptor == nix.image(given).descriptor
 
 
 class TestCompressor:
@@ -452,6 +480,16 @@ class TestDatabase:
         assert "error" not in done.stderr and "warning" not in done.stderr
         known = container.bwrap(*nix_store, "--query", "--requisites", "/bin/nix", **environment)
         assert "-nix-bin-" in known.stdout or "-nix-" in known.stdout
+
+    @pytest.mark.parametrize("limit", [1, 100])
+    def test_is_added_without_naming_a_file_twice(self, nix, limit):
+        commands = 'extraCommands = "mkdir -p nix/var/own etc";'
+        image = nix.image(
+            f"{{ contents = {ONE}; {commands} includeNixDB = true; maxLayers = {limit}; }}"
+        )
+        names = [member.name for member in image.members(image.manifest["layers"][-1])]
+        assert len(names) == len(set(names))
+        assert {"nix/var/own", "nix/var/nix/db/db.sqlite"} <= set(names)
 
     def test_garbage_collection_in_a_container_leaves_the_image_as_it_is(self, container):
         environment = {"PATH": "/bin", "HOME": "/tmp", "NIX_REMOTE": ""}
@@ -705,26 +743,22 @@ def uploads(log: Path) -> int:
 
 
 class TestContainers:
-    @pytest.fixture
-    def storage(self) -> Iterator[Path]:
-        """A folder for podman, which takes no long names."""
-        with tempfile.TemporaryDirectory(prefix="podman-") as folder:
-            yield Path(folder)
-
     def test_runc_runs_the_command_as_configured(self, runnable, tmp_path):
         container = Container.of(runnable["image"], tmp_path / "bundle")
         done = container.runc()
         assert done.stdout.splitlines() == SAID, done.stderr
 
-    def test_podman_loads_the_archive_and_runs_the_command_as_configured(self, runnable, storage):
-        podman(storage, "load", "--quiet", "--input", runnable["archive"])
-        (name,) = podman(storage, "images", "--format={{.Names}}").stdout.split()
+    def test_podman_loads_the_archive_and_runs_the_command_as_configured(
+        self, runnable, short_folder
+    ):
+        podman(short_folder, "load", "--quiet", "--input", runnable["archive"])
+        (name,) = podman(short_folder, "images", "--format={{.Names}}").stdout.split()
         assert name.strip("[]") == "localhost/where/am-i:v1"
-        done = podman(storage, "run", *PODMAN_RUN, "localhost/where/am-i:v1")
+        done = podman(short_folder, "run", *PODMAN_RUN, "localhost/where/am-i:v1")
         assert done.stdout.splitlines() == SAID
 
-    def test_podman_runs_the_layout(self, runnable, storage):
-        done = podman(storage, "run", *PODMAN_RUN, "--quiet", runnable["image"].location)
+    def test_podman_runs_the_layout(self, runnable, short_folder):
+        done = podman(short_folder, "run", *PODMAN_RUN, "--quiet", runnable["image"].location)
         assert done.stdout.splitlines() == SAID
 
 
@@ -748,17 +782,33 @@ class TestOtherMachines:
 
 
 class TestOtherStore:
-    def test_image_of_another_store_folder_has_its_paths(self, nix, tmp_path, monkeypatch):
-        monkeypatch.setenv("NIX_STORE_DIR", str(tmp_path / "store"))
-        monkeypatch.setenv("NIX_STATE_DIR", str(tmp_path / "state"))
-        monkeypatch.setenv("NIX_LOG_DIR", str(tmp_path / "log"))
+    def test_image_of_another_store_folder_has_its_paths(self, nix, short_folder, monkeypatch):
+        monkeypatch.setenv("NIX_STORE_DIR", str(short_folder / "store"))
+        monkeypatch.setenv("NIX_STATE_DIR", str(short_folder / "state"))
+        monkeypatch.setenv("NIX_LOG_DIR", str(short_folder / "log"))
         image = nix.image(f"{{ contents = [ {ONE} pkgs.busybox ]; includeNixDB = false; }}")
         one = image.tree["share/one"].linkname
-        assert one.startswith(f"{tmp_path}/store/")
+        assert one.startswith(f"{short_folder}/store/")
         assert image.file(one.lstrip("/")) == b"one"
         # The folders above the store come first; there is no other store.
-        above = str(tmp_path / "store").lstrip("/").split("/")
+        above = str(short_folder / "store").lstrip("/").split("/")
         folders = ["/".join(above[: end + 1]) for end in range(len(above))]
         members = image.members(image.manifest["layers"][0])
         assert [member.name for member in members[: len(folders)]] == folders
         assert not any(name.startswith("nix/") for name in image.tree)
+
+
+class TestSecondMachine:
+    def test_has_the_image_from_a_cache_without_building(self, nix, short_folder):
+        cache = f"file://{short_folder}/cache?compression=zstd"
+        command = ["nix", "--extra-experimental-features", "nix-command"]
+        arguments = f"{{ contents = [ pkgs.hello {ONE} ]; }}"
+        run(*command, "copy", "--to", cache, nix.build_image(arguments, "cache").path)
+        built = nix.build(
+            *nix.image_call(arguments),
+            *("--store", short_folder / "machine"),
+            *("--option", "substituters", cache, "--option", "require-sigs", "false"),
+        )
+        assert built.built == []
+        there = short_folder / "machine" / str(built.path).lstrip("/")
+        assert (there / "index.json").exists()

@@ -420,6 +420,14 @@ class TestBuildingAgain:
         changed = [contents[layer] for layer in set(added.paths) - kept]
         assert all(paths not in old for paths in changed if paths)
 
+    def test_layers_that_two_images_share_have_the_same_order_in_both(self, nix, image):
+        before = nix.build(*nix.call(PACKAGES), "-A", "layers").paths
+        added = nix.build(*nix.call([*PACKAGES, "bash"]), "-A", "layers").paths
+        shared = [layer for layer in before if layer in added]
+        assert shared == [layer for layer in added if layer in before]
+        # The C library, which every image has, is at the bottom.
+        assert "-libc6-" in json.loads((shared[0] / "layer.json").read_bytes())["storePaths"][0]
+
     def test_name_and_tag_change_no_layer(self, nix):
         words = nix.call(PACKAGES, name="other", tag="v2")
         assert not [name for name in nix.build(*words).built if name.startswith("layer")]

@@ -1,0 +1,250 @@
+"""The Python programs that build layers and images, by themselves."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assemble_image import merge_environment
+from builder import encode_json
+from link_contents import complete_root, link_contents
+from make_database import registration
+from nix import ROOT
+from plan_layers import set_apart, without
+
+MODULES = sorted(file.stem for file in (ROOT / "build-image").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_is_imported_without_doing_anything_and_its_examples_are_true(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+class TestLinks:
+    """The root's links to the contents, from folders in place of store paths."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Path:
+        return tmp_path / "store"
+
+    def link(self, *contents: Path) -> tuple[dict[str, str | None], list[str]]:
+        """Return what is in the tree, with links' targets in the store, and what is contested."""
+        tree = contents[0].parent.parent / "tree"
+        contested = link_contents([str(content) for content in contents], str(tree))
+        found: dict[str, str | None] = {}
+        for folder, folders, files in os.walk(tree):
+            for name in folders + files:
+                path = Path(folder) / name
+                target = (
+                    os.path.relpath(path.readlink(), contents[0].parent)
+                    if path.is_symlink()
+                    else None
+                )
+                found[str(path.relative_to(tree))] = target
+        return found, contested
+
+    def package(self, store: Path, name: str, **files: str | None) -> Path:
+        """Make a package: files by name, each with the target of its link or None for a file."""
+        for file, target in files.items():
+            path = store / name / file.replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if target is None:
+                path.write_text(name)
+            else:
+                path.symlink_to(target)
+        return store / name
+
+    def test_files_are_links_and_folders_are_real(self, store):
+        package = self.package(store, "a", bin__run=None, share__doc__text=None)
+        assert self.link(package) == (
+            {
+                "bin": None,
+                "bin/run": "a/bin/run",
+                "share": None,
+                "share/doc": None,
+                "share/doc/text": "a/share/doc/text",
+            },
+            [],
+        )
+
+    def test_folders_of_two_packages_become_one(self, store):
+        one = self.package(store, "a", bin__one=None)
+        two = self.package(store, "b", bin__two=None)
+        found, contested = self.link(one, two)
+        assert found == {"bin": None, "bin/one": "a/bin/one", "bin/two": "b/bin/two"}
+        assert contested == []
+
+    def test_first_named_wins_and_the_file_is_reported(self, store):
+        one = self.package(store, "a", bin__run=None)
+        two = self.package(store, "b", bin__run=None)
+        assert self.link(two, one) == ({"bin": None, "bin/run": "b/bin/run"}, ["bin/run"])
+
+    def test_file_and_folder_of_one_name_are_reported(self, store):
+        file = self.package(store, "a", data=None)
+        folder = self.package(store, "b", data__text=None)
+        assert self.link(file, folder) == ({"data": "a/data"}, ["data"])
+
+    def test_folder_before_a_file_of_its_name_stays_a_folder(self, store):
+        file = self.package(store, "a", data=None)
+        folder = self.package(store, "b", data__text=None)
+        found, contested = self.link(folder, file)
+        assert found == {"data": None, "data/text": "b/data/text"}
+        assert contested == ["data"]
+
+    def test_link_to_a_folder_at_the_root_is_a_folder(self, store):
+        package = self.package(store, "a", bin__run=None, sbin="bin")
+        found, _ = self.link(package)
+        assert found["sbin"] is None
+        assert found["sbin/run"] == "a/sbin/run"
+
+    def test_bin_of_one_package_as_link_and_of_another_as_folder_become_one(self, store):
+        self.package(store, "lib", run=None)
+        one = self.package(store, "a", bin="../lib")
+        two = self.package(store, "b", bin__two=None)
+        for contents in [(one, two), (two, one)]:
+            found, contested = self.link(*contents)
+            assert set(found) == {"bin", "bin/run", "bin/two"}
+            assert found["bin"] is None
+            assert contested == []
+            for path in sorted((store.parent / "tree").rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def test_link_to_a_folder_deeper_down_stays_a_link(self, store):
+        package = self.package(store, "a", lib__v1__x=None, lib__current="v1")
+        found, _ = self.link(package)
+        assert found["lib/current"] == "a/lib/current"
+
+    def test_links_of_two_packages_to_one_file_are_not_contested(self, store):
+        self.package(store, "c", file=None)
+        one = self.package(store, "a", file="../c/file")
+        two = self.package(store, "b", file="../c/file")
+        assert self.link(one, two) == ({"file": "a/file"}, [])
+
+    def test_link_that_leads_nowhere_stays_one(self, store):
+        package = self.package(store, "a", lost="nowhere")
+        assert self.link(package) == ({"lost": "a/lost"}, [])
+
+    @pytest.mark.parametrize("depth", ["", "lib__"])
+    def test_packages_whose_links_lead_into_each_other_come_to_an_end(self, store, depth):
+        up = "../" * (1 + depth.count("__"))
+        folder = depth.replace("__", "/")
+        one = self.package(store, "a", **{f"{depth}loop": f"{up}b/{folder}", f"{depth}x": None})
+        two = self.package(store, "b", **{f"{depth}loop": f"{up}a/{folder}", f"{depth}y": None})
+        found, _ = self.link(one, two)
+        assert {f"{folder}x", f"{folder}y"} <= set(found)
+
+    def test_package_that_is_a_file_has_nothing_to_link(self, store):
+        package = self.package(store, "a", x=None)
+        (store / "text").write_text("text")
+        assert self.link(package, store / "text") == ({"x": "a/x"}, [])
+
+    def test_names_that_are_not_text_are_linked(self, store):
+        package = self.package(store, "a", x=None)
+        name = os.fsdecode(b"\xff \n")
+        (package / name).write_text("odd")
+        found, _ = self.link(package)
+        assert found[name] == f"a/{name}"
+
+
+class TestRoot:
+    def test_env_is_that_of_coreutils_before_another(self, tmp_path):
+        for name in ["0-a-toolbox", "1-coreutils-9.1"]:
+            (tmp_path / name / "bin").mkdir(parents=True)
+            (tmp_path / name / "bin" / "env").write_text("")
+            (tmp_path / name / "bin" / "env").chmod(0o755)
+        closure = [str(tmp_path / name) for name in ["0-a-toolbox", "1-coreutils-9.1"]]
+        complete_root(str(tmp_path / "tree"), closure)
+        link = tmp_path / "tree" / "usr" / "bin" / "env"
+        assert os.readlink(link) == f"{tmp_path}/1-coreutils-9.1/bin/env"
+
+    def test_env_of_the_contents_is_left_alone(self, tmp_path):
+        own = tmp_path / "tree" / "usr" / "bin" / "env"
+        own.parent.mkdir(parents=True)
+        own.write_text("own")
+        (tmp_path / "c-coreutils" / "bin").mkdir(parents=True)
+        (tmp_path / "c-coreutils" / "bin" / "env").write_text("")
+        (tmp_path / "c-coreutils" / "bin" / "env").chmod(0o755)
+        complete_root(str(tmp_path / "tree"), [str(tmp_path / "c-coreutils")])
+        assert own.read_text() == "own"
+
+    def test_without_any_env_there_is_no_usr(self, tmp_path):
+        complete_root(str(tmp_path / "tree"), [])
+        assert os.listdir(tmp_path / "tree") == ["tmp"]
+
+
+class TestJSON:
+    HASH = "0123456789abcdfghijklmnpqrsvwxyz"
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=8,
+        )
+    )
+    def test_reads_as_what_was_written(self, value):
+        assert json.loads(encode_json(value)) == value
+
+    @given(st.text(), st.text())
+    def test_names_store_paths_and_hides_their_hashes_from_nix(self, before, after):
+        text = f"{before}/nix/store/{self.HASH}-git-2.39{after}"
+        data = encode_json([text])
+        assert json.loads(data) == [text]
+        assert self.HASH.encode() not in data
+
+
+class TestEnvironment:
+    names = st.sampled_from(["A", "B", "PATH"])
+    variables = st.lists(st.builds("{}={}".format, names, st.text("=x", max_size=2)))
+
+    @given(variables, variables)
+    def test_has_each_variable_once_with_its_last_value(self, first, second):
+        merged = merge_environment(first, second)
+        last = dict(variable.split("=", 1) for variable in first + second)
+        assert dict(variable.split("=", 1) for variable in merged) == last
+        assert len(merged) == len(last)
+
+
+class TestPlan:
+    def test_group_leaves_its_layers_and_follows_the_others(self):
+        plan = [{"contents": ["a", "b"]}, {"contents": ["c"]}]
+        assert set_apart(plan, [["c", "b"]]) == [{"contents": ["a"]}, {"contents": ["b", "c"]}]
+
+    def test_path_in_two_groups_is_in_the_first(self):
+        plan = [{"contents": ["a", "b"]}]
+        assert set_apart(plan, [["a"], ["b", "a"]]) == [{"contents": ["a"]}, {"contents": ["b"]}]
+
+    def test_archive_leaves_the_graph_and_what_it_refers_to_becomes_a_root(self):
+        def store(name: str) -> str:
+            return f"/nix/store/{name}"
+
+        entries = [
+            {"path": store("root.tar"), "references": [store("a"), store("root.tar")]},
+            {"path": store("a"), "references": [store("b")]},
+            {"path": store("b"), "references": []},
+        ]
+        roots = [store("root.tar"), store("b")]
+        graph = {"exportReferencesGraph": {"graph": roots}, "graph": entries}
+        left = without(graph, [store("root.tar")], set())
+        assert left["exportReferencesGraph"]["graph"] == [store("a"), store("b")]
+        assert [entry["path"] for entry in left["graph"]] == [store("a"), store("b")]
+
+
+class TestRegistration:
+    def test_has_the_lines_that_load_db_reads_and_omits_what_is_left_out(self):
+        entries = [
+            {"path": "/s/a", "narHash": "sha256:1", "narSize": 5, "references": ["/s/b", "/s/x"]},
+            {"path": "/s/b", "narHash": "sha256:2", "narSize": 6, "references": []},
+            {"path": "/s/x", "narHash": "sha256:3", "narSize": 7, "references": []},
+        ]
+        assert registration(entries, ["/s/x"]) == (
+            "/s/a\nsha256:1\n5\n\n1\n/s/b\n"  # path, hash, size, no deriver, one reference
+            "/s/b\nsha256:2\n6\n\n0\n"
+        )

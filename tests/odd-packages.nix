@@ -57,6 +57,12 @@ pkgs
       "echo first line; echo last line >&2; exit 3"
     ];
   };
+  slowlyFailing = build "slowly-failing" {
+    args = [
+      "-c"
+      "${pkgs.coreutils}/bin/sleep 2; exit 1"
+    ];
+  };
   sleeping = build "sleeping" {
     builder = "${pkgs.coreutils}/bin/sleep";
     args = [ "600" ];

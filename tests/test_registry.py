@@ -1,0 +1,375 @@
+"""The example registry with real clients: what a server that uses nixery-build-image must stand."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nix import ROOT, Nix, attempt, run
+from served import Wrapper
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Registry:
+    """The example registry as a process."""
+
+    def __init__(self, wrapper: Wrapper, folder: Path, *options: object) -> None:
+        self.wrapper, self.folder, self.options = wrapper, folder, options
+        self.port = free_port()
+        self.log = folder / "registry.log"
+
+    @contextmanager
+    def running(self) -> Iterator[Registry]:
+        """Serve until the block ends."""
+        program = self.wrapper.program.parent
+        command = [sys.executable, ROOT / "examples" / "registry.py", "--port", self.port]
+        command += [
+            "--source",
+            f"path:{self.wrapper.package_set}",
+            "--state",
+            self.folder / "state",
+        ]
+        command += ["--", *self.options]
+        with self.log.open("a") as log:
+            process = subprocess.Popen(
+                [str(word) for word in command],
+                stderr=log,
+                env={**os.environ, "PATH": f"{program}:{os.environ['PATH']}"},
+            )
+        try:
+            while True:
+                assert process.poll() is None, self.log.read_text()
+                try:
+                    self.get("/v2/")
+                    break
+                except OSError:
+                    time.sleep(0.05)
+            yield self
+        finally:
+            process.terminate()
+            process.wait()
+
+    def get(
+        self, path: str, method: str = "GET", **headers: str
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        try:
+            connection.request(method, path, headers=headers)
+            response = connection.getresponse()
+            return response, response.read()
+        finally:
+            connection.close()
+
+    def error(self, path: str) -> tuple[int, str, str]:
+        """Return status, code and message of a refusal."""
+        response, body = self.get(path)
+        (error,) = json.loads(body)["errors"]
+        return response.status, error["code"], error["message"]
+
+    def pull(self, image: str, folder: Path) -> dict[str, object]:
+        """Pull with skopeo, which verifies digests, into a new folder; return the manifest."""
+        run(
+            *("skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"),
+            *(f"docker://localhost:{self.port}/{image}", f"oci:{folder}:image"),
+        )
+        index = json.loads((folder / "index.json").read_bytes())
+        digest = index["manifests"][0]["digest"].replace(":", "/")
+        return json.loads((folder / "blobs" / digest).read_bytes())
+
+
+@pytest.fixture(scope="module")
+def registry(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry of the package set with the odd packages beside the others."""
+    folder = tmp_path_factory.mktemp("registry")
+    text = f"import {ROOT}/tests/odd-packages.nix {nix.package_set}\n"
+    (folder / "default.nix").write_text(text)
+    wrapper = Wrapper(Wrapper.of(nix).program, folder)
+    with Registry(wrapper, folder).running() as registry:
+        yield registry
+
+
+# ---------------------------------------------------------------------------------------- clients
+
+
+@pytest.mark.parametrize("image", ["git", "jq/hello", "shell", "python3packages.six:some-tag"])
+def test_skopeo_pulls(registry: Registry, image: str, tmp_path: Path) -> None:
+    manifest = registry.pull(image, tmp_path / "image")
+    name, _, tag = image.partition(":")
+    answer = registry.wrapper.answer(name.split("/"), name=name, tag=tag or "latest")
+    assert manifest == answer["manifest"]
+    # skopeo's unpacking of blobs in OCI layouts goes by digest, so each is there and right.
+    for layer in [manifest["config"], *manifest["layers"]]:
+        blob = tmp_path / "image" / "blobs" / layer["digest"].replace(":", "/")
+        assert blob.stat().st_size == layer["size"]
+        assert "sha256:" + hashlib.sha256(blob.read_bytes()).hexdigest() == layer["digest"]
+
+
+def test_copy_into_another_registry(registry: Registry, tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "config.yml").write_text(
+        "version: 0.1\n"
+        f"storage: {{filesystem: {{rootdirectory: {tmp_path}/storage}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    server = subprocess.Popen(
+        ["docker-registry", "serve", tmp_path / "config.yml"], stderr=subprocess.DEVNULL
+    )
+    try:
+        for name in ("jq", "jq/hello"):
+            command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
+            command += ["--dest-tls-verify=false", f"docker://localhost:{registry.port}/{name}"]
+            command += [f"docker://localhost:{port}/{name}"]
+            for _ in range(50):  # until the server listens
+                done = attempt(*command)
+                if "connection refused" not in done.stderr:
+                    break
+                time.sleep(0.1)
+            assert done.returncode == 0, done.stderr
+            digests = [
+                run(
+                    *("skopeo", "inspect", "--no-tags", "--tls-verify=false"),
+                    *("--format", "{{.Digest}}", f"docker://localhost:{each}/{name}"),
+                ).stdout
+                for each in (port, registry.port)
+            ]
+            assert digests[0] == digests[1]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_eight_clients_at_once(registry: Registry, tmp_path: Path) -> None:
+    images = ["jq", "jq/hello", "hello/jq/tree", "tree", "jq", "jq/hello", "tree/less", "less"]
+    with ThreadPoolExecutor(len(images)) as clients:
+        manifests = list(
+            clients.map(
+                lambda each: registry.pull(each[1], tmp_path / str(each[0])), enumerate(images)
+            )
+        )
+    assert manifests[0] == manifests[4] and manifests[1] == manifests[5]
+
+
+def test_requests_for_one_image_share_a_build(registry: Registry) -> None:
+    with ThreadPoolExecutor(6) as clients:
+        responses = list(clients.map(registry.error, ["/v2/slowlyfailing/manifests/latest"] * 6))
+    assert len(set(responses)) == 1 and responses[0][0] == 500
+    told = "slowlyfailing:latest: nixery-build-image: "
+    assert registry.log.read_text().count(told) == 1
+
+
+def test_a_client_that_hangs_up(registry: Registry) -> None:
+    """It leaves while its image is built, and while a blob is sent; others are served."""
+    with socket.create_connection(("127.0.0.1", registry.port)) as client:
+        client.sendall(b"GET /v2/rsync/manifests/latest HTTP/1.1\r\n\r\n")
+    _, manifest = registry.get("/v2/rsync/manifests/latest")
+    layer = max(json.loads(manifest)["layers"], key=lambda layer: layer["size"])
+    with socket.create_connection(("127.0.0.1", registry.port)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(f"GET /v2/rsync/blobs/{layer['digest']} HTTP/1.1\r\n\r\n".encode())
+        client.recv(100)
+    response, blob = registry.get(f"/v2/rsync/blobs/{layer['digest']}")
+    assert response.status == 200
+    assert "sha256:" + hashlib.sha256(blob).hexdigest() == layer["digest"]
+    assert "Traceback" not in registry.log.read_text()
+
+
+# ------------------------------------------------------------------------------------ the protocol
+
+
+def test_version(registry: Registry) -> None:
+    response, _ = registry.get("/v2/")
+    assert response.status == 200
+    assert response.headers["Docker-Distribution-API-Version"] == "registry/2.0"
+
+
+def test_manifest_by_tag_and_by_digest(registry: Registry) -> None:
+    by_tag, body = registry.get("/v2/hello/manifests/latest")
+    digest = by_tag.headers["Docker-Content-Digest"]
+    assert digest == "sha256:" + hashlib.sha256(body).hexdigest()
+    assert by_tag.headers["Content-Type"] == json.loads(body)["mediaType"]
+    by_digest, same = registry.get(f"/v2/hello/manifests/{digest}")
+    assert by_digest.status == 200 and same == body
+    head, nothing = registry.get(f"/v2/hello/manifests/{digest}", "HEAD")
+    assert nothing == b"" and int(head.headers["Content-Length"]) == len(body)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "slice_of"),
+    [
+        ("bytes=0-9", 206, slice(0, 10)),
+        ("bytes=5-", 206, slice(5, None)),
+        ("bytes=-7", 206, slice(-7, None)),
+        ("bytes=0-999999999999", 206, slice(None)),
+        ("bytes=999999999999-", 416, slice(0)),
+        ("bytes=9-5", 416, slice(0)),
+        ("bytes=0-1,3-4", 200, slice(None)),
+        ("bytes=" + "9" * 5000 + "-", 200, slice(None)),
+        ("lines=1-2", 200, slice(None)),
+    ],
+)
+def test_ranges(registry: Registry, wanted: str, status: int, slice_of: slice) -> None:
+    _, body = registry.get("/v2/hello/manifests/latest")
+    address = f"/v2/hello/blobs/{json.loads(body)['layers'][0]['digest']}"
+    _, whole = registry.get(address)
+    response, part = registry.get(address, Range=wanted)
+    assert response.status == status
+    assert part == whole[slice_of]
+    if status == 206:
+        first, last, size = map(
+            int, response.headers["Content-Range"][6:].replace("/", "-").split("-")
+        )
+        assert whole[first : last + 1] == part and size == len(whole)
+
+
+# ---------------------------------------------------------------------------------------- refusals
+
+
+def test_unknown_packages(registry: Registry) -> None:
+    status, code, message = registry.error("/v2/hello/gti/nothing/manifests/latest")
+    assert (status, code) == (404, "MANIFEST_UNKNOWN")
+    assert "gti" in message and "nothing" in message and "hello" not in message
+
+
+def test_unavailable_package(registry: Registry) -> None:
+    message = "package unfree is unfree"
+    assert registry.error("/v2/unfree/manifests/latest") == (404, "MANIFEST_UNKNOWN", message)
+
+
+def test_a_build_that_fails(registry: Registry) -> None:
+    response, body = registry.get("/v2/failing/manifests/latest")
+    (error,) = json.loads(body)["errors"]
+    assert response.status == 500 and error["message"].endswith("exit code 3: last line")
+    assert any("-failing.drv" in line for line in error["detail"])
+
+
+def test_a_build_that_times_out(registry: Registry, tmp_path: Path) -> None:
+    with Registry(registry.wrapper, tmp_path, "--timeout", 2).running() as impatient:
+        status, _, message = impatient.error("/v2/sleeping/manifests/latest")
+    assert status == 500 and "timed out after 2 seconds" in message
+
+
+def test_what_is_not_there(registry: Registry) -> None:
+    digest = "sha256:" + "0" * 64
+    assert registry.error(f"/v2/hello/manifests/{digest}")[:2] == (404, "MANIFEST_UNKNOWN")
+    assert registry.error(f"/v2/hello/blobs/{digest}")[:2] == (404, "BLOB_UNKNOWN")
+    assert registry.error("/")[0] == 404
+    response, _ = registry.get("/v2/hello/manifests/latest", "DELETE")
+    assert response.status == 501
+
+
+NAMES = [
+    "../../etc/passwd",
+    "%2e%2e/%2e%2e/etc/passwd",
+    "a;b",
+    "$(touch${IFS}executed)",
+    "`touch executed`".replace(" ", "%20"),
+    "${builtins.exec}",
+    "--option",
+    "a" * 10_000,
+    "a/" * 5_000 + "a",
+    "%C3%A4",
+    "\u00e4",
+    "lib",
+    "lib.id",
+    "builtins",
+    "pkgs.pkgs.pkgs",
+    "a//b",
+    "/",
+    "",
+    "a\\b",
+    "a'b",
+    'a"b',
+    "a/latest/manifests",
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_names_that_are_no_packages(registry: Registry, name: str) -> None:
+    """Nothing is evaluated or executed; the server says what is wrong and serves the next."""
+    with socket.create_connection(("127.0.0.1", registry.port)) as client:
+        client.sendall(
+            f"GET /v2/{name}/manifests/latest HTTP/1.1\r\nConnection: close\r\n\r\n".encode()
+        )
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        (error,) = json.loads(response.read())["errors"]
+    assert response.status in (400, 404)
+    assert error["code"] in ("NAME_INVALID", "MANIFEST_UNKNOWN")
+    assert not list(Path.cwd().glob("executed*"))
+    assert registry.get("/v2/")[0].status == 200
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_the_same_names_past_the_server(registry: Registry, name: str) -> None:
+    """A server that checks nothing is no more in danger."""
+    answer = registry.wrapper.answer([name])
+    assert answer == {"error": "not_found", "pkgs": [name]}
+
+
+@pytest.mark.parametrize("tag", ["..", "a b", "$(id)", "a" * 129, "\u00e4"])
+def test_tags_that_are_none(registry: Registry, tag: str) -> None:
+    with socket.create_connection(("127.0.0.1", registry.port)) as client:
+        client.sendall(
+            f"GET /v2/hello/manifests/{tag} HTTP/1.1\r\nConnection: close\r\n\r\n".encode()
+        )
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert response.status == 400 and json.loads(response.read())["errors"]
+
+
+# --------------------------------------------------------------------------------------- its state
+
+
+def test_a_new_server_serves_what_the_last_one_built(registry: Registry, tmp_path: Path) -> None:
+    first = Registry(registry.wrapper, tmp_path)
+    with first.running():
+        response, manifest = first.get("/v2/hello/manifests/latest")
+        first.get("/v2/hello/manifests/latest")
+        first.error("/v2/nothing/manifests/latest")
+    roots = list((tmp_path / "state").iterdir())
+    assert len(roots) == 1  # neither the same image twice nor errors
+    needed = run("nix-store", "--query", "--roots", roots[0].resolve()).stdout
+    assert str(roots[0]) in needed
+    address = f"/v2/hello/manifests/{response.headers['Docker-Content-Digest']}"
+    second = Registry(registry.wrapper, tmp_path)
+    with second.running():
+        assert second.get(address)[1] == manifest
+        roots[0].unlink()
+        assert second.error(address)[:2] == (404, "MANIFEST_UNKNOWN")
+
+
+def test_one_command_builds_the_program_and_serves(nix: Nix, tmp_path: Path) -> None:
+    """Without nixery-build-image in PATH."""
+    port = free_port()
+    command = [ROOT / "examples" / "registry.py", "--port", port, "--state", tmp_path]
+    command += ["--source", f"path:{nix.package_set}"]
+    assert shutil.which("nixery-build-image") is None
+    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+    try:
+        for line in process.stderr:
+            if f"http://127.0.0.1:{port}" in line:
+                break
+        location = f"docker://localhost:{port}/hello"
+        copy = ["skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", location]
+        run(*copy, f"oci:{tmp_path}/image")
+    finally:
+        process.terminate()
+        process.communicate()

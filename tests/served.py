@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nix import ROOT, TIMEOUT, Nix
+from nix import ROOT, TIMEOUT, Nix, run
 
 
 def set_argument(package_set: Path) -> str:
@@ -81,3 +81,46 @@ class Wrapper:
         last = done.stderr.splitlines()[-1]
         assert last.startswith("nixery-build-image: ")
         return last.partition(": ")[2]
+
+
+# What the images of the tests are made with and of.
+TOOLS = ("bash", "coreutils", "gnutar", "jq", "hello", "nix", "pigz", "python3", "tree")
+
+
+class OwnStore:
+    """A Nix store of its own, which commands see in place of /nix: its garbage can be collected.
+
+    Needs root. Nothing of the machine's store is touched.
+    """
+
+    def __init__(self, nix: Nix, folder: Path) -> None:
+        self.folder = folder
+        for name in ("roots", "tmp"):
+            (folder / name).mkdir()
+        self.wrapper = Wrapper.of(nix)
+        paths = [self.wrapper.program.parent.parent, *(nix.package(name) for name in TOOLS)]
+        command = ["nix", "--extra-experimental-features", "nix-command", "copy", "--no-check-sigs"]
+        run(*command, "--to", folder, *paths)
+        # The packages and the derivations that evaluation writes stay.
+        self.run("nix-store", "--realise", paths[0], "--add-root", f"{folder}/roots/wrapper")
+        attributes = [word for name in TOOLS for word in ("-A", name)]
+        link = folder / "roots" / "package"
+        self.run("nix-instantiate", nix.package_set, *attributes, "--add-root", f"{link}.drv")
+        self.run("nix-build", nix.package_set, *attributes, "--out-link", link)
+
+    def command(self, *words: object) -> list[str]:
+        """Return the command line that runs `words` with this store."""
+        inside = f'mount --bind {self.folder}/nix /nix && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", inside, "sh", *map(str, words)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which Nix uses this store and its own folder for builds."""
+        # Two Nixes that build as the same users end each other's builds.
+        settings = f"{os.environ.get('NIX_CONFIG', '')}\nsubstituters =\nbuild-users-group ="
+        folder = {"TMPDIR": str(self.folder / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**os.environ, **folder, "NIX_CONFIG": settings}
+
+    def run(self, *words: object) -> str:
+        """Run a command with this store, which must succeed; return its output."""
+        return run(*self.command(*words), env=self.environment).stdout

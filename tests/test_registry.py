@@ -5,94 +5,19 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nix import ROOT, Nix, attempt, run
+from registry_process import Registry, free_port
 from served import Wrapper
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-class Registry:
-    """The example registry as a process."""
-
-    def __init__(self, wrapper: Wrapper, folder: Path, *options: object) -> None:
-        self.wrapper, self.folder, self.options = wrapper, folder, options
-        self.port = free_port()
-        self.log = folder / "registry.log"
-
-    @contextmanager
-    def running(self) -> Iterator[Registry]:
-        """Serve until the block ends."""
-        program = self.wrapper.program.parent
-        command = [sys.executable, ROOT / "examples" / "registry.py", "--port", self.port]
-        command += [
-            "--source",
-            f"path:{self.wrapper.package_set}",
-            "--state",
-            self.folder / "state",
-        ]
-        command += ["--", *self.options]
-        with self.log.open("a") as log:
-            process = subprocess.Popen(
-                [str(word) for word in command],
-                stderr=log,
-                env={**os.environ, "PATH": f"{program}:{os.environ['PATH']}"},
-            )
-        try:
-            while True:
-                assert process.poll() is None, self.log.read_text()
-                try:
-                    self.get("/v2/")
-                    break
-                except OSError:
-                    time.sleep(0.05)
-            yield self
-        finally:
-            process.terminate()
-            process.wait()
-
-    def get(
-        self, path: str, method: str = "GET", **headers: str
-    ) -> tuple[http.client.HTTPResponse, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
-        try:
-            connection.request(method, path, headers=headers)
-            response = connection.getresponse()
-            return response, response.read()
-        finally:
-            connection.close()
-
-    def error(self, path: str) -> tuple[int, str, str]:
-        """Return status, code and message of a refusal."""
-        response, body = self.get(path)
-        (error,) = json.loads(body)["errors"]
-        return response.status, error["code"], error["message"]
-
-    def pull(self, image: str, folder: Path) -> dict[str, object]:
-        """Pull with skopeo, which verifies digests, into a new folder; return the manifest."""
-        run(
-            *("skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"),
-            *(f"docker://localhost:{self.port}/{image}", f"oci:{folder}:image"),
-        )
-        index = json.loads((folder / "index.json").read_bytes())
-        digest = index["manifests"][0]["digest"].replace(":", "/")
-        return json.loads((folder / "blobs" / digest).read_bytes())
 
 
 @pytest.fixture(scope="module")

@@ -85,9 +85,16 @@ def complete_root(tree: str, closure: list[str]) -> None:
 def run(what: str, command: list[str], folder: str, path: str = "") -> None:
     """Run `command` in `folder`; end the build with one line when it fails."""
     environment = dict(os.environ, PATH=path, LC_ALL="C")
-    status = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
-    if status != 0:
-        fail(f"{what} failed with status {status}")
+    process = subprocess.Popen(command, cwd=folder, env=environment)
+    # The builder is the first process of Nix's sandbox, to which orphans fall. fakeroot waits for
+    # its daemon, an orphan, to be gone, and it is gone when somebody has asked for its status.
+    while True:
+        ended, status = os.wait()
+        if ended == process.pid:
+            break
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        fail(f"{what} failed with status {process.returncode}")
 
 
 def main() -> None:

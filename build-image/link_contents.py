@@ -84,7 +84,8 @@ def complete_root(tree: str, closure: list[str]) -> None:
 
 def run(what: str, command: list[str], folder: str, path: str = "") -> None:
     """Run `command` in `folder`; end the build with one line when it fails."""
-    environment = dict(os.environ, PATH=path, LC_ALL="C")
+    # fakeroot is to imitate a change of owner even where the builder could really make one.
+    environment = dict(os.environ, PATH=path, LC_ALL="C", FAKEROOTDONTTRYCHOWN="1")
     process = subprocess.Popen(command, cwd=folder, env=environment)
     # The builder is the first process of Nix's sandbox, to which orphans fall. fakeroot waits for
     # its daemon, an orphan, to be gone, and it is gone when somebody has asked for its status.

@@ -118,10 +118,12 @@ def main() -> None:
         remembered = os.path.abspath("owners")
         fakeroot = [attributes["fakeroot"], "-s", remembered, "--"]
         run("fakeRootCommands", [*fakeroot, *shell, attributes["fakeRootCommands"]], TREE, path)
-        archive = [attributes["fakeroot"], "-i", remembered, "--", *archive]
+        # Names would be those that the building machine has for the numbers.
+        archive = [attributes["fakeroot"], "-i", remembered, "--", *archive, "--numeric-owner"]
     else:
         archive += ["--owner=root:0", "--group=root:0"]
-    run("tar", [*archive, "--", *sorted(os.listdir(TREE))], ".", path)
+    # Given a list of names, tar makes an empty archive as well.
+    run("tar", [*archive, "--files-from=/dev/null", "--", *sorted(os.listdir(TREE))], ".", path)
 
 
 if __name__ == "__main__":

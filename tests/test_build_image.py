@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import tarfile
 import tempfile
@@ -271,6 +273,39 @@ class TestLayers:
         plan = nix.build_image(f"{{ contents = {contents}; }}", "plan").path
         assert len(json.loads(plan.read_bytes())) == 99
 
+    def test_files_of_any_kind_are_packed_as_they_are_in_the_order_of_their_names(self, nix):
+        package = nix.build(
+            *nix.expression(
+                r"""pkgs.runCommand "odd" { } ''
+                  mkdir -p $out/empty $out/B $out/a
+                  cd $out
+                  echo 1 > "with space"
+                  echo 2 > $'with\nnewline'
+                  echo 3 > $'not text \xff'
+                  echo 4 > -dash
+                  mkdir -p ${builtins.concatStringsSep "/" (pkgs.lib.genList (_: "deeper") 30)}
+                  echo 5 > $(printf 'long%.0s' {1..60})
+                  echo 6 > a/run; chmod +x a/run
+                  echo 7 > B/one; ln B/one B/another
+                  ln -s nowhere link
+                ''"""
+            )
+        ).path
+        image = nix.image(f"{{ contents = builtins.storePath {package}; }}")
+        (paths, _), (layer, _) = image.store_paths, image.manifest["layers"]
+        assert paths == [str(package)]
+        members = image.members(layer)[2:]
+        names = [f"/{member.name}" for member in members]
+        assert names == sorted(names, key=lambda name: os.fsencode(name).split(b"/"))
+        assert set(names) == {str(path) for path in [package, *package.rglob("*")]}
+        for member in members:
+            file = Path(f"/{member.name}")
+            # A hard link would be one only where the store has not been optimised.
+            assert not member.islnk()
+            assert member.issym() == file.is_symlink()
+            assert member.isdir() == (file.is_dir() and not file.is_symlink())
+            assert member.issym() or member.mode == stat.S_IMODE(file.lstat().st_mode)
+
     def test_history_names_the_store_paths_of_each_layer(self, nix):
         image = nix.image("{ contents = pkgs.hello; }")
         history = image.config["history"]
@@ -408,6 +443,9 @@ class TestCommands:
         assert root["home/file"].mode == 0o600
         assert (root["share/one"].uid, root["share/one"].gid) == (7, 7)
         assert (root["tmp"].uid, root["tmp"].gid) == (0, 0)
+
+    def test_may_leave_nothing(self, nix):
+        assert nix.image('{ extraCommands = "rmdir tmp"; }').tree == {}
 
     @pytest.mark.parametrize("argument", ["extraCommands", "fakeRootCommands"])
     def test_that_fail_end_the_build(self, nix, argument):
@@ -668,6 +706,26 @@ class TestForms:
         path = runnable["image"].layout if form == "image" else runnable[form]
         (derivation,) = run("nix-store", "--query", "--deriver", path).stdout.split()
         run("nix-store", "--realise", "--check", derivation)
+
+    def test_every_argument_at_once_is_reproducible(self, nix):
+        image = nix.build_image(
+            f"""{{
+              contents = [ pkgs.hello {ONE} ];
+              includeNixDB = true;
+              extraCommands = "mkdir etc; echo x > etc/x";
+              fakeRootCommands = "chown 1:1 etc/x";
+              compressor = "zstd";
+              fromImage = (buildImage {{ name = "below"; contents = binSh; }}).archive;
+              layers = [ [ pkgs.busybox ] ];
+              mtime = "2024-05-06T07:08:09Z";
+            }}"""
+        ).path
+        (derivation,) = run("nix-store", "--query", "--deriver", image).stdout.split()
+        files = run("nix-store", "--query", "--requisites", derivation).stdout.split()
+        own = re.compile(r".{44}(image(-root\.tar)?|base-image|nix-database\.tar|layer-.*)\.drv")
+        derivations = [file for file in files if own.fullmatch(file)]
+        assert len(derivations) >= 9
+        run("nix-store", "--realise", "--check", "--option", "sandbox", "true", *derivations)
 
     @pytest.mark.parametrize("kind", ["oci", "docker-archive"])
     def test_copy_to_copies_with_skopeo(self, runnable, tmp_path, kind):

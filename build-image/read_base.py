@@ -57,6 +57,15 @@ def read_blob(layout: str, descriptor: dict) -> dict:
     return json.loads(data)
 
 
+def file_digest(name: str) -> str:
+    """Return the digest of a file, as the OCI image specification writes it."""
+    digest = hashlib.sha256()
+    with open(name, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return "sha256:" + digest.hexdigest()
+
+
 def link_layout(source: str, architecture: str, out: str) -> None:
     """Write a layout into the folder `out` with links to the blobs of one image of `source`."""
     descriptor = find_manifest(source, architecture)
@@ -67,8 +76,8 @@ def link_layout(source: str, architecture: str, out: str) -> None:
     os.makedirs(os.path.join(out, "blobs/sha256"))
     for blob in [descriptor, manifest["config"], *manifest["layers"]]:
         target = os.path.realpath(blob_path(source, blob["digest"]))
-        if os.path.getsize(target) != blob["size"]:
-            raise ValueError(f"the blob {blob['digest']} has the wrong size")
+        if (os.path.getsize(target), file_digest(target)) != (blob["size"], blob["digest"]):
+            raise ValueError(f"the blob {blob['digest']} has other bytes than its name says")
         place = blob_path(out, blob["digest"])
         if not os.path.lexists(place):
             os.symlink(target, place)

@@ -628,24 +628,29 @@ class TestBaseImage:
     def test_that_is_missing_is_a_clear_error(self, nix, tmp_path):
         assert f"{tmp_path}/gone" in nix.image_error(f"{{ fromImage = {tmp_path}/gone; }}")
 
-    @pytest.mark.parametrize("damage", ["text", "empty", "folder", "changed", "cut", "lost"])
+    @pytest.mark.parametrize(
+        "damage", ["text", "empty", "folder", "cut archive", "configuration", "layer", "lost layer"]
+    )
     def test_that_is_broken_is_a_clear_error(self, nix, base, archives, tmp_path, damage):
         broken = tmp_path / "broken"
         if damage in ("text", "empty"):
             broken.write_text("I am no image\n" if damage == "text" else "")
         elif damage == "folder":
             broken.mkdir()
-        elif damage == "cut":
+        elif damage == "cut archive":
             data = archives["docker-archive"].read_bytes()
             broken.write_bytes(data[: len(data) // 2])
         else:
             shutil.copytree(base, broken)
             image = Image(broken)
-            blob = image.blob(image.manifest["config"]["digest"])
-            if damage == "changed":
-                blob.write_bytes(blob.read_bytes().replace(b"amd64", b"amd46"))
+            configuration, layer = image.manifest["config"]["digest"], image.digests[0]
+            blob = image.blob(configuration if damage == "configuration" else layer)
+            data = blob.read_bytes()
+            if damage == "lost layer":
+                blob.unlink()
             else:
-                image.blob(image.digests[0]).unlink()
+                middle = len(data) // 2
+                blob.write_bytes(data[:middle] + b"!" + data[middle + 1 :])
         error = nix.image_error(f"{{ fromImage = {broken}; }}")
         assert re.search(r"error: fromImage \S+-broken is ", error)
         assert "Traceback" not in error

@@ -1,0 +1,70 @@
+# The images that speed.py times: programs of the small package set, and packages made here.
+{
+  # Folder of the small package set (dev/packages/fetch)
+  set,
+  # "small" or "large": some 50 or 500 store paths
+  size ? "small",
+  # Which packages to have: { bytes = revision; }, both strings. Another revision is another path.
+  revisions ? { },
+  # Arguments of the image
+  mtime ? "1970-01-01T00:00:01Z",
+  importFromDerivation ? true,
+}:
+let
+  pkgs = import set { };
+
+  # Packages with the bytes of real files, one an output, `sizes` of them in bytes. `revision` is in
+  # the first file of each. Every fifth needs the four before it.
+  madePackages =
+    name: revision: sizes:
+    let
+      output = number: if number == 0 then "out" else "package${toString number}";
+    in
+    derivation {
+      inherit name revision sizes;
+      outputs = builtins.genList output (builtins.length sizes);
+      system = builtins.currentSystem;
+      sources = [
+        pkgs.git
+        pkgs.perl
+      ];
+      __structuredAttrs = true;
+      builder = "${pkgs.coreutils}/bin/env";
+      args = [
+        "${pkgs.python3}/bin/python3"
+        "-BEsS"
+        ./make_packages.py
+      ];
+    };
+  changing = map (bytes: madePackages "changing-${bytes}" revisions.${bytes} [ (builtins.fromJSON bytes) ]) (
+    builtins.attrNames revisions
+  );
+
+  # From two kilobytes to a megabyte, as many small ones as large ones, in a mixed order.
+  steps = [ 2 5 10 20 50 100 200 500 1000 ];
+  mixed = number: builtins.elemAt steps (number * 4 - number * 4 / 9 * 9) * 1000 + number;
+  filler = madePackages "filler" "only" (builtins.genList mixed 310);
+  fifths = builtins.genList (number: filler."package${toString (number * 5 + 4)}") 62;
+
+  names = builtins.attrNames (builtins.fromJSON (builtins.readFile (set + "/index.json"))).programs;
+  named = name: pkgs.lib.attrByPath (pkgs.lib.splitString "." name) null pkgs;
+
+  contents =
+    changing
+    ++ (if size == "small" then [ pkgs.git ] else map named names ++ fifths);
+in
+{
+  # What an expression comes to that only names the packages
+  inherit contents;
+
+  image = import ../build-image/image.nix { tools = pkgs; } {
+    name = "image";
+    inherit contents mtime importFromDerivation;
+  };
+
+  tools = [
+    pkgs.gnutar
+    pkgs.gzip
+    pkgs.pigz
+  ];
+}

@@ -1,0 +1,39 @@
+"""Make packages of given sizes from the files of others: the builder of images.nix.
+
+Attributes: `sizes`, bytes, one for each of the `outputs`; `sources`, the packages to take bytes
+from; `revision`, a text that is in all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+PIECE = 200_000  # bytes; files in packages are rarely larger
+
+with open(".attrs.json", encoding="utf-8") as file:
+    attributes = json.load(file)
+found = sorted(
+    os.path.join(folder, name)
+    for source in attributes["sources"]
+    for folder, _, names in os.walk(source)
+    for name in names
+)
+data = bytearray()
+for name in found:
+    if not os.path.islink(name):
+        with open(name, "rb") as file:
+            data += file.read()
+
+start = 0
+outputs = list(attributes["outputs"].values())
+for number, (out, size) in enumerate(zip(outputs, attributes["sizes"])):
+    os.mkdir(out)
+    with open(f"{out}/needs", "w", encoding="utf-8") as file:
+        needed = outputs[number - 4 : number] if number % 5 == 4 else []
+        file.write("\n".join([attributes["revision"], *needed]))
+    for piece in range(0, size, PIECE):
+        length = min(PIECE, size - piece)
+        with open(f"{out}/{piece}", "wb") as file:
+            file.write(bytes(data[start : start + length]))
+        start = (start + length) % (len(data) - PIECE)

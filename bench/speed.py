@@ -1,0 +1,647 @@
+#!/usr/bin/env python3
+"""Measure how long grouping takes, and building images around it; draw the two charts that say it.
+
+    speed.py [--repeats N] [--largest PATHS] [--plots FOLDER] [GRAPH ...]
+
+Prints Markdown. Programs that are compared run in turn, `--repeats` times; a ratio is the median of
+those between neighbours, followed by the lowest and the highest. Times are those of whole processes
+with all their children.
+
+The first part times group_layers.py on graphs of many sizes and shapes (graphs.py), and on graphs
+that Nix has exported if any are named, beside programs that do less or the same: `json.load` of the
+file, and pipelines around networkx and igraph (dominator_peers.py), which are installed into a
+folder of the user's cache. It needs some 5 GB for temporary files with a million paths.
+
+The second part builds images of the small package set with Nix, beside `tar | pigz` and `tar |
+gzip` of the same store paths. Everything that is built for it is deleted again, but the packages.
+
+A part that can't run here is left out, and the report says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from graphs import SHAPES
+from plot import Panel, draw
+
+BENCH = Path(__file__).resolve().parent
+PROGRAM = BENCH.parent / "group_layers.py"
+sys.path.insert(0, str(BENCH.parent))
+from group_layers import DEFAULT_STRATEGY, STRATEGIES  # noqa: E402  it lies in the folder above
+
+MEGA = 1_000_000
+
+# Shapes of which graphs of any size are timed; the others are hard at one size.
+GROWING = [name for name in SHAPES if name not in ("worst-order", "equal-ratings")]
+# paths: how often a graph of so many is timed
+GROWTH_RUNS = {10_000: 5, 100_000: 3, 1_000_000: 1}
+COMPARED = (100, 1_000, 10_000, 100_000)
+
+# The aims: of the script, times as long as json.load at most; of the peers, times as long as the
+# script at least.
+JSON_LIMITS = {(100_000, "nixery"): 3.0, (100_000, "reuse"): 4.2}
+PEER_LIMITS = {
+    (1_000, "networkx"): 10,
+    (100_000, "networkx"): 6,
+    (1_000, "igraph"): 8,
+    (100_000, "igraph"): 1.9,
+}
+
+# Bytes of the packages that change in images, as keys of images.nix.
+CHANGING = ("100000", "1000000", "10000000", "30000000")
+IMAGE_SIZES = {"small": "50", "large": "500"}  # images.nix's names, and about how many store paths
+
+
+class Failure(Exception):
+    """A program that is measured fails; the message has the command and what it said."""
+
+
+class Run(NamedTuple):
+    """One run of a program: seconds, bytes, and what it wrote."""
+
+    wall: float
+    cpu: float  # user and system, children included
+    peak: int  # of the largest process; at least what this one had when it started the program
+    output: str
+    log: str
+
+
+def run(command: Sequence[str | Path]) -> Run:
+    """Run a command to its end. Raises `Failure` unless it succeeds."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as log:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=output, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = status
+        output.seek(0)
+        log.seek(0)
+        result = Run(
+            wall,
+            usage.ru_utime + usage.ru_stime,
+            usage.ru_maxrss * 1024,
+            output.read(),
+            log.read(),
+        )
+    if status != 0:
+        raise Failure(f"{' '.join(map(str, command))}: {result.log[-2000:].strip()}")
+    return result
+
+
+def alternate(
+    commands: Mapping[str, Callable[[], Sequence[str | Path]]], repeats: int
+) -> dict[str, list[Run]]:
+    """Run the commands one after the other, and all that again: the list of runs of each.
+
+    What slows the machine down for a while slows neighbours down alike.
+    """
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    for _ in range(repeats):
+        for name, command in commands.items():
+            runs[name].append(run(command()))
+    return runs
+
+
+def always(*command: str | Path) -> Callable[[], Sequence[str | Path]]:
+    """Return a command that is the same each time, for `alternate`."""
+    return lambda: command
+
+
+def median(runs: Iterable[Run], clock: str = "cpu") -> float:
+    """Return the median of a field of the runs."""
+    return statistics.median(getattr(run, clock) for run in runs)
+
+
+class Ratio(NamedTuple):
+    """How many times as long the first of two programs takes."""
+
+    median: float
+    each: Sequence[float]
+
+    def __str__(self) -> str:
+        return spread(self.each)
+
+
+def ratio(these: Sequence[Run], those: Sequence[Run], clock: str = "cpu") -> Ratio:
+    """Compare two programs that ran in turn."""
+    each = [getattr(a, clock) / getattr(b, clock) for a, b in zip(these, those)]
+    return Ratio(statistics.median(each), each)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the median, the lowest and the highest for a table's cell."""
+    digits = 0 if max(values) >= 10 else 2
+    numbers = statistics.median(values), min(values), max(values)
+    return "{} ({} to {})".format(*(f"{number:.{digits}f}" for number in numbers))
+
+
+def verdict(met: bool, aim: str) -> str:
+    """Return a table's cell for an aim."""
+    return f"{aim}: {'met' if met else 'missed'}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table, its first column to the left, the others to the right."""
+    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def say(message: str) -> None:
+    """Tell what is being done; the report is on standard output."""
+    print(f"speed: {message}", file=sys.stderr, flush=True)
+
+
+def report(*paragraphs: str) -> None:
+    """Print paragraphs of the report."""
+    print(*paragraphs, sep="\n\n", end="\n\n", flush=True)
+
+
+def machine() -> str:
+    """Describe the machine in general terms."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.machine()
+    return f"{len(os.sched_getaffinity(0))} cores ({name}), {platform.system()}"
+
+
+# The script
+
+
+class Script:
+    """Makes commands of Python programs, all for one interpreter that has only the peers beside.
+
+    What is installed beside another interpreter may well take longer to start than the script.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Make the interpreter, or find it in the user's cache. Graphs and plans go to `folder`."""
+        self.folder = folder
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        environment = cache / f"nixery-bench-{platform.python_version()}"
+        self.python = environment / "bin/python3"
+        if not self.python.exists():
+            run([sys.executable, "-m", "venv", environment])
+
+        def succeeds(*arguments: str) -> bool:
+            done = subprocess.run([self.python, *arguments], stderr=subprocess.DEVNULL, check=False)
+            return done.returncode == 0
+
+        imports = "-c", "import networkx, igraph"
+        install = "-m", "pip", "install", "--quiet", "networkx", "igraph"
+        there = succeeds(*imports) or (succeeds(*install) and succeeds(*imports))
+        self.peers = ("networkx", "igraph") if there else ()
+
+    def graph(self, shape: str, count: int) -> Path:
+        """Write a graph, in a process of its own: this one must stay small, see `Run.peak`."""
+        file = self.folder / f"{shape}-{count}.json"
+        if not file.exists():
+            with open(file, "w", encoding="utf-8") as stream:
+                command = [self.python, BENCH / "graphs.py", shape, str(count)]
+                subprocess.run(command, stdout=stream, check=True)
+        return file
+
+    def nothing(self) -> list[str | Path]:
+        """Return the command of a bare interpreter."""
+        return [self.python, "-c", "pass"]
+
+    def parse(self, graph: Path) -> list[str | Path]:
+        """Return the command that does nothing but parse a graph."""
+        return [self.python, "-c", "import json, sys; json.load(open(sys.argv[1]))", graph]
+
+    def group(self, strategy: str, graph: Path) -> list[str | Path]:
+        """Return the command that groups the paths of a graph."""
+        return [
+            *(self.python, PROGRAM, "--strategy", strategy),
+            *("--graph", graph, "--out", self.folder / strategy),
+        ]
+
+    def group_as(self, peer: str, graph: Path) -> list[str | Path]:
+        """Return the command of a peer that groups the paths of a graph."""
+        return [self.python, BENCH / "dominator_peers.py", peer, graph, self.folder / peer]
+
+
+def compare_script(script: Script, sizes: Sequence[int], repeats: int) -> dict[int, dict]:
+    """Time the script beside its peers, print the ratios; return the runs by paths and program."""
+    results = {}
+    rows = []
+    for count in sizes:
+        say(f"beside its peers: {count} paths")
+        graph = script.graph("closure", count)
+        commands = {name: always(*script.group(name, graph)) for name in STRATEGIES}
+        commands["json.load"] = always(*script.parse(graph))
+        commands.update({peer: always(*script.group_as(peer, graph)) for peer in script.peers})
+        results[count] = runs = alternate(commands, repeats)
+        plans = [
+            json.loads((script.folder / name).read_text()) for name in ("nixery", *script.peers)
+        ]
+        if any(plan != plans[0] for plan in plans):
+            raise Failure(f"the peers and group_layers.py differ in the layers of {graph}")
+
+        for strategy in STRATEGIES:
+            times = ratio(runs[strategy], runs["json.load"])
+            limit = JSON_LIMITS.get((count, strategy))
+            aim = verdict(times.median <= limit, f"at most {limit}") if limit else ""
+            rows.append((count, f"{strategy} / json.load", times, aim))
+        for peer in script.peers:
+            times = ratio(runs[peer], runs["nixery"])
+            limit = PEER_LIMITS.get((count, peer))
+            aim = verdict(times.median >= limit, f"at least {limit}") if limit else ""
+            rows.append((count, f"{peer} / nixery", times, aim))
+    report(
+        "CPU time of whole processes, on graphs like closures:",
+        table(("paths", "", "times as long", "aim"), rows),
+    )
+    if not script.peers:
+        report("_Left out: networkx and igraph, which pip could not install._")
+    rows = []
+    for count, runs in results.items():
+        for strategy in STRATEGIES:
+            peak = median(runs[strategy], "peak")
+            aim = verdict(peak <= 1600 * count, "at most 1.6") if count == 100_000 else ""
+            cells = f"{median(runs[strategy]) * 1000:.0f}", f"{peak / MEGA:.0f}"
+            rows.append((count, strategy, *cells, f"{peak / count / 1000:.2f}", aim))
+    report(table(("paths", "strategy", "CPU ms", "peak MB", "kB a path", "aim"), rows))
+    return results
+
+
+def measure_growth(script: Script, sizes: Sequence[int]) -> list[tuple[int, float]]:
+    """Time the default strategy on graphs of all shapes; return (paths, seconds) of closures."""
+    wanted = [(shape, count) for shape in GROWING for count in sizes]
+    say(f"making {len(wanted)} graphs")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        files = list(pool.map(lambda graph: script.graph(*graph), wanted))
+    seconds = {}
+    peaks = {}
+    for graph, file in zip(wanted, files):
+        say("growth: {} {}".format(*graph))
+        command = script.group(DEFAULT_STRATEGY, file)
+        runs = [run(command) for _ in range(GROWTH_RUNS[graph[1]])]
+        seconds[graph] = median(runs)
+        peaks[graph] = median(runs, "peak")
+        file.unlink()
+    rows = []
+    for shape in GROWING:
+        growth = [seconds[shape, b] / seconds[shape, a] for a, b in zip(sizes, sizes[1:])]
+        cells = [f"{seconds[shape, count]:.2f}" for count in sizes]
+        cells += [f"{times:.1f}" for times in growth]
+        cells += [f"{peaks[shape, count] / count / 1000:.2f}" for count in sizes[-1:]]
+        cells += [verdict(max(growth) <= 12, "at most 12")] if growth else [""]
+        rows.append((shape, *cells))
+    header = ["shape", *(f"{count} paths, s" for count in sizes)]
+    header += [f"{a} to {b}" for a, b in zip(sizes, sizes[1:])]
+    header += ["kB a path" for _ in sizes[-1:]] + ["aim"]
+    runs_of_each = ", ".join(f"{GROWTH_RUNS[count]} of {count} paths" for count in sizes)
+    report(
+        f"Growth, strategy {DEFAULT_STRATEGY}, CPU time (medians; runs: {runs_of_each}):",
+        table(header, rows),
+    )
+    return [(count, seconds["closure", count]) for count in sizes]
+
+
+def measure_single(script: Script, repeats: int, files: Sequence[Path]) -> None:
+    """Time the start, the graphs that are hard at one size, and the user's own graphs."""
+    tiny = script.graph("chain", 3)
+    commands = {
+        "bare": always(*script.nothing()),
+        "script": always(*script.group(DEFAULT_STRATEGY, tiny)),
+    }
+    runs = alternate(commands, 3 * repeats)
+    rows = []
+    for clock in "wall", "cpu":
+        pairs = zip(runs["script"], runs["bare"])
+        more = [1000 * (getattr(a, clock) - getattr(b, clock)) for a, b in pairs]
+        aim = verdict(statistics.median(more) <= 25, "at most 25 ms")
+        rows.append((f"start, over a bare interpreter, {clock} time", spread(more), aim))
+    hard = [script.graph("worst-order", 1_000), script.graph("equal-ratings", 200)]
+    for file in [*hard, *files]:
+        times = [1000 * run(script.group(DEFAULT_STRATEGY, file)).cpu for _ in range(repeats)]
+        aim = verdict(statistics.median(times) < 2000, "under 2 s") if file is hard[0] else ""
+        rows.append((f"{file.stem}, CPU time", spread(times), aim))
+    report(table(("", "ms", "aim"), rows))
+
+
+def measure_script(folder: Path, arguments: argparse.Namespace) -> None:
+    """Print the report's first part and draw its chart."""
+    report(f"## The script\n\n{machine()}, Python {platform.python_version()}.")
+    script = Script(folder)
+    measure_single(script, arguments.repeats, arguments.graphs)
+    sizes = [count for count in COMPARED if count <= arguments.largest]
+    compared = compare_script(script, sizes, arguments.repeats)
+    sizes = [count for count in GROWTH_RUNS if count <= arguments.largest]
+    grown = measure_growth(script, sizes) if sizes else []
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for count, runs in compared.items():
+        for name, its_runs in runs.items():
+            lines.setdefault(name, []).append((count, median(its_runs)))
+    lines[DEFAULT_STRATEGY] += [point for point in grown if point[0] not in compared]
+    chart = draw(
+        [Panel("closure-like graphs, whole process", lines)],
+        "Time to group",
+        "paths",
+        "CPU seconds",
+        bold=list(STRATEGIES),
+        logarithmic=True,
+    )
+    (arguments.plots / "speed-paths.svg").write_text(chart)
+
+
+# The image around it
+
+
+class Builder:
+    """Runs Nix on images.nix, and knows what it has built."""
+
+    def __init__(self, packages: str) -> None:
+        self.packages = packages
+        self.built: set[str] = set()
+        # Revisions and times that no image in the store has had yet.
+        self.unused = int(time.time())
+
+    def new(self) -> str:
+        """Return a number that has not been used in this store."""
+        self.unused += 1
+        return str(self.unused)
+
+    def new_time(self) -> str:
+        """Return a time of files that has not been used: all layers are built anew for it."""
+        then = time.gmtime(int(self.new()) - 10**9)
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", then)
+
+    def command(
+        self,
+        program: str,
+        attribute: str,
+        size: str,
+        revisions: Mapping[str, str],
+        **more: str | bool,
+    ) -> list[str | Path]:
+        """Return a command that evaluates or builds an attribute of images.nix."""
+        text = " ".join(f'"{bytes_}" = "{revision}";' for bytes_, revision in revisions.items())
+        command: list[str | Path] = [program, BENCH / "images.nix", "--attr", attribute]
+        command += ["--argstr", "set", self.packages, "--argstr", "size", size]
+        command += ["--arg", "revisions", f"{{ {text} }}"]
+        for name, value in more.items():
+            kind = ["--arg", name, str(value).lower()] if value in (True, False) else None
+            command += kind or ["--argstr", name, str(value)]
+        return [*command, "--no-out-link"] if program == "nix-build" else command
+
+    def outputs(self, built: Run) -> list[str]:
+        """Return the store paths that a run of nix-build has built, and remember them."""
+        words = [line.split("'")[1] for line in built.log.splitlines() if line[:10] == "building '"]
+        paths = run(["nix-store", "--query", "--outputs", *words]).output.split() if words else []
+        self.built.update(paths)
+        return paths
+
+    def delete(self) -> None:
+        """Delete what was built and remembered."""
+        if self.built:
+            command = ["nix-store", "--delete", *sorted(self.built)]
+            subprocess.run(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+            )
+        self.built = set()
+
+
+def layers_of(image: str) -> dict[str, int]:
+    """Return the bytes of each layer of an OCI image layout, by digest."""
+    layers = {}
+    for blob in json.loads(Path(image, "manifest.json").read_text())[0]["Layers"]:
+        layers[blob] = Path(image, blob).stat().st_size
+    return layers
+
+
+def nar_size(paths: Sequence[str]) -> int:
+    """Return how many bytes store paths have."""
+    return sum(map(int, run(["nix-store", "--query", "--size", *paths]).output.split()))
+
+
+def measure_evaluation(builder: Builder, size: str, revisions: dict, repeats: int) -> list:
+    """Time evaluations of an image that is built already, and building it again: rows."""
+
+    def evaluate(attribute: str, **more: str | bool) -> Callable[[], Sequence[str | Path]]:
+        return always(*builder.command("nix-instantiate", attribute, size, revisions, **more))
+
+    names, there, warm = "names of the packages only", "all, the plan being there", "nix-build"
+    commands = {
+        names: evaluate("contents"),
+        "until the first derivation is known": evaluate("image.plan"),
+        there: evaluate("image"),
+        "all, the plan being made (the one import)": lambda: builder.command(
+            "nix-instantiate", "image", size, revisions, mtime=builder.new_time()
+        ),
+        "all, without import from derivation": evaluate("image", importFromDerivation=False),
+        warm: always(*builder.command("nix-build", "image", size, revisions)),
+    }
+    runs = alternate(commands, repeats)
+    rows = []
+    for name, its_runs in runs.items():
+        for each in its_runs:
+            builder.outputs(each)
+        over_names = ratio(its_runs, runs[names], "wall")
+        over_all = ratio(its_runs, runs[there], "wall")
+        aim = ""
+        if name == there:
+            aim = verdict(over_names.median < 1.5, "under 1.5 times names")
+        elif name == warm:
+            aim = verdict(over_all.median < 1.2, "under 1.2 times all")
+        milliseconds = spread([1000 * its_run.wall for its_run in its_runs])
+        rows.append((IMAGE_SIZES[size], name, milliseconds, over_names, over_all, aim))
+    return rows
+
+
+def measure_cold(builder: Builder, size: str, revisions: dict, repeats: int, folder: Path) -> list:
+    """Time building all layers from nothing beside tar and compressors: rows."""
+    closure = folder / "closure"
+    command = builder.command("nix-build", "contents", size, revisions)
+    packages = run(command).output.split()
+    paths = sorted(run(["nix-store", "--query", "--requisites", *packages]).output.split())
+    closure.write_text("\n".join(paths))
+    tar, gzip, pigz = run(builder.command("nix-build", "tools", size, {})).output.split()
+    archive = f"{tar}/bin/tar --create --absolute-names --files-from={closure}"
+    out = folder / "archive"
+
+    def build(importing: bool) -> Callable[[], Sequence[str | Path]]:
+        return lambda: builder.command(
+            "nix-build",
+            "image",
+            size,
+            revisions,
+            mtime=builder.new_time(),
+            importFromDerivation=importing,
+        )
+
+    commands = {
+        "image": build(True),
+        "image, importFromDerivation = false": build(False),
+        "tar \\| pigz -6": always("sh", "-c", f"{archive} | {pigz}/bin/pigz -6 >{out}"),
+        "tar \\| gzip -6": always("sh", "-c", f"{archive} | {gzip}/bin/gzip -6 >{out}"),
+    }
+    runs = alternate(commands, repeats)
+    rows = []
+    *images, pigz_runs, gzip_runs = runs.values()
+    for name, its_runs in runs.items():
+        times = ratio(its_runs, pigz_runs, "wall")
+        aim = verdict(times.median <= 1.3, "at most 1.3") if its_runs in images else ""
+        row = [IMAGE_SIZES[size], name, f"{median(its_runs, 'wall'):.1f}"]
+        row += [f"{median(its_runs):.1f}", str(times), str(ratio(its_runs, gzip_runs, "wall"))]
+        if its_runs in images:
+            written = [nar_size(builder.outputs(each)) for each in its_runs]
+            layers = layers_of(its_runs[-1].output.strip())
+            total = sum(layers.values())
+            row += [len(layers), f"{total / MEGA:.1f}", f"{written[-1] / MEGA:.1f}"]
+            row += [f"{written[-1] / total:.3f}"]
+        else:
+            row += ["", f"{out.stat().st_size / MEGA:.1f}" if its_runs is gzip_runs else "", "", ""]
+        rows.append((*row, aim))
+    builder.delete()
+    return rows
+
+
+def measure_change(builder: Builder, size: str, revisions: dict, repeats: int) -> list[tuple]:
+    """Time building an image of which one package has changed.
+
+    Returns (bytes of the package, bytes of changed layers, bytes written, runs) for each package.
+    """
+    before = layers_of(run(builder.command("nix-build", "image", size, revisions)).output.strip())
+    results = []
+    for changed in revisions:
+        runs = []
+        for _ in range(repeats):
+            now = {**revisions, changed: builder.new()}
+            builder.outputs(run(builder.command("nix-build", "contents", size, now)))
+            runs.append(run(builder.command("nix-build", "image", size, now)))
+            written = nar_size(builder.outputs(runs[-1]))
+        after = layers_of(runs[-1].output.strip())
+        moved = sum(count for layer, count in after.items() if layer not in before)
+        results.append((int(changed), moved, written, runs))
+    builder.delete()
+    return results
+
+
+def measure_images(folder: Path, arguments: argparse.Namespace, packages: str) -> None:
+    """Print the report's second part and draw its chart."""
+    builder = Builder(packages)
+    version = run(["nix-build", "--version"]).output.strip().rpartition(" ")[2]
+    report(f"## The image build\n\n{machine()}, Nix {version} with its default settings.")
+    repeats = arguments.repeats
+    revisions = dict.fromkeys(CHANGING, "first")
+    evaluations, colds = [], []
+    changes = {}
+    for size, paths in IMAGE_SIZES.items():
+        say(f"building the image of some {paths} paths")
+        run(builder.command("nix-build", "image", size, revisions))
+        run(builder.command("nix-build", "image", size, revisions, importFromDerivation=False))
+        say("evaluation")
+        evaluations += measure_evaluation(builder, size, revisions, repeats)
+        say("all from nothing")
+        few = repeats if size == "small" else -(-repeats // 3)  # the large image takes its time
+        colds += measure_cold(builder, size, revisions, few, folder)
+        say("one package changed")
+        changes[size] = measure_change(builder, size, revisions, -(-repeats // 2))
+    report(
+        "Evaluation, and building when nothing has changed:",
+        table(("paths", "", "wall ms", "/ names", "/ all", "aim"), evaluations),
+        "All from nothing:",
+        table(
+            (
+                *("paths", "", "wall s", "CPU s", "wall / tar \\| pigz", "wall / tar \\| gzip"),
+                *("layers", "image MB", "written MB", "written / image", "aim"),
+            ),
+            colds,
+        ),
+        "One package changed:",
+        table(
+            ("paths", "package MB", "changed layers MB", "written MB", "wall s"),
+            (
+                (
+                    IMAGE_SIZES[size],
+                    f"{changed / MEGA:g}",
+                    f"{moved / MEGA:.2f}",
+                    f"{written / MEGA:.2f}",
+                    spread([its_run.wall for its_run in runs]),
+                )
+                for size, results in changes.items()
+                for changed, moved, written, runs in results
+            ),
+        ),
+    )
+    lines = {
+        f"one package of some {IMAGE_SIZES[size]} changed": [
+            (moved / MEGA, median(runs, "wall")) for _, moved, _, runs in results
+        ]
+        for size, results in changes.items()
+    }
+    for row in ("image", "tar \\| pigz -6"):
+        name = "all from nothing" if row == "image" else "tar | pigz of all"
+        lines[name] = []
+        for size in IMAGE_SIZES.values():
+            (total,) = (float(c[7]) for c in colds if c[:2] == (size, "image"))
+            (seconds,) = (float(c[2]) for c in colds if c[:2] == (size, row))
+            lines[name].append((total, seconds))
+    chart = draw(
+        [Panel(f"images of {' and '.join(IMAGE_SIZES.values())} store paths", lines)],
+        "Time to build an image",
+        "MB in layers that change, compressed",
+        "seconds",
+        bold=list(lines)[:2],
+        logarithmic=True,
+    )
+    (arguments.plots / "speed-changes.svg").write_text(chart)
+
+
+def find_packages() -> str | None:
+    """Return the folder of the small package set; None without Nix, or where it can't be had."""
+    if not shutil.which("nix-build"):
+        return None
+    fetch = BENCH.parent / "dev/packages/fetch"
+    fetched = subprocess.run([fetch], stdout=subprocess.PIPE, text=True, check=False)
+    return fetched.stdout.splitlines()[-1] if fetched.returncode == 0 else None
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--repeats", metavar="N", type=int, default=7, help="runs of each (default: %(default)s)")
+    add("--largest", metavar="PATHS", type=int, default=1_000_000, help="(default: %(default)s)")
+    add("--plots", metavar="FOLDER", type=Path, default=BENCH, help="where the charts go")
+    add("graphs", metavar="GRAPH", type=Path, nargs="*", help="a graph that Nix has exported")
+    arguments = parser.parse_args(argv)
+    # No cache is asked, and nothing is written beside the programs that run.
+    os.environ["NIX_CONFIG"] = os.environ.get("NIX_CONFIG", "") + "\nsubstituters ="
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    try:
+        with tempfile.TemporaryDirectory(prefix="speed-") as folder:
+            measure_script(Path(folder), arguments)
+        packages = find_packages()
+        if packages is None:
+            report("_Left out: the image build, which needs Nix and the small package set._")
+        else:
+            with tempfile.TemporaryDirectory(prefix="speed-") as folder:
+                measure_images(Path(folder), arguments, packages)
+    except Failure as failure:
+        say(str(failure))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -53,7 +53,11 @@ Take an image with the requested paths A, B, C and D, where E is popular and G i
 
 3. Subtrees. Each child of the image is the head of a layer, which holds all that it dominates.
 4. Merging. While there are more layers than the budget allows, those with the lowest rating become
-   one. What the rating is, and which paths get a root edge, is up to the strategy.
+   one.
+
+Which paths get a root edge, and how layers are rated, is up to the strategy. `nixery` decides as
+Nixery did: popular is what 1 000 packages refer to, large a closure of more than 100 MB, the rating
+is popularity times the sum of closure sizes over the subtree.
 
     >>> requested = "ABCD"
     >>> references = {"A": "E", "B": "E", "C": "DE", "D": "FG", "E": "", "F": "", "G": ""}
@@ -73,10 +77,17 @@ Take an image with the requested paths A, B, C and D, where E is popular and G i
     4 ABC DF E G
     10 A B C DF E G
 
+`reuse`, the default, asks how many bytes a layer will save from being moved again. It runs the
+merging backwards: at first all is one layer, then those that save most are split off.
+
+    >>> print(*("".join(layer.contents) + ":" + layer.reason for layer in group(graph, budget=4)))
+    G:large CDEF:bundle A:requested B:merged
+
 Complexity
 ----------
 Linear in the paths and references but for sorting, and for a factor of log(paths) where a path has
-many dominators above it; see `dominator_tree`.
+many dominators above it (see `dominator_tree`). With `reuse` there is a factor of budget times
+classes of paths below the candidates (see `_cover`).
 
 References
 ----------
@@ -88,7 +99,9 @@ The frame of root edges, dominator tree and merging is that of Nixery's group-la
     jump pointers that find an ancestor in logarithmic time, one for each vertex.
 [3] L. Georgiadis, R. E. Tarjan, R. F. Werneck, "Finding Dominators in Practice", Journal of Graph
     Algorithms and Applications 10, 2006: semidominators and the nearest common ancestor.
-[4] M. Bruls, K. Huizing, J. J. van Wijk, "Squarified Treemaps", Data Visualization 2000.
+[4] G. Cornuejols, M. L. Fisher, G. L. Nemhauser, "Location of Bank Accounts to Optimize Float",
+    Management Science 23, 1977: greedy opening of facilities, and how close it comes to the best.
+[5] M. Bruls, K. Huizing, J. J. van Wijk, "Squarified Treemaps", Data Visualization 2000.
 """
 
 from __future__ import annotations
@@ -99,13 +112,19 @@ import json
 import os
 import re
 import sys
+from bisect import bisect_right
+from collections import Counter
 from contextlib import suppress
+from heapq import heapify, heappop, heapreplace
 from itertools import chain
+from math import isqrt
+from operator import add
 from typing import Callable, NamedTuple, TypeVar
 
 __all__ = [
     "DEFAULT_BUDGET",
     "DEFAULT_STRATEGY",
+    "REASONS",
     "STRATEGIES",
     "Graph",
     "GraphError",
@@ -123,12 +142,19 @@ __all__ = [
 # Nixery's: registries and container runtimes take some 125 layers, and an image adds its own.
 DEFAULT_BUDGET = 94
 
-DEFAULT_STRATEGY = "nixery"
+DEFAULT_STRATEGY = "reuse"
 
-# Nixery's two thresholds for a root edge: bytes of closure, direct references in nixpkgs (the most
-# referenced hundredth of its packages).
-NIXERY_LARGE = 100_000_000
-NIXERY_POPULAR = 1000
+# Why a layer is one.
+REASONS = {
+    "requested": "a path that was asked for (nixery: with all that only it needs)",
+    "large": "a path that is worth a layer (nixery: one with a large closure)",
+    "popular": "a path that many packages refer to, says the table",
+    "shared": "a path that several others need, with all that only it needs",
+    "bundle": "paths that all come with the one that it is named after",
+    "stratum": "paths that change equally seldom",
+    "merged": "what is left",
+    "unreached": "what no root needs",
+}
 
 
 class GraphError(ValueError):
@@ -150,8 +176,8 @@ class Layer(NamedTuple):
 
     contents: list[str]  # sorted
     size: int  # bytes, the sum of narSize
-    name: str  # the path that the layer is named after
-    reason: str  # requested, popular, large, shared, merged or unreached
+    name: str  # the path that it is named after; of a bundle, one that may be in another layer
+    reason: str  # why it is a layer, a key of `REASONS`
 
 
 def store_name(path: str) -> str:
@@ -503,6 +529,10 @@ def _check(graph: Graph, budget: int, layers: list[Layer]) -> None:
 
 def unreached_paths(graph: Graph) -> list[str]:
     """Return the paths that no root needs, sorted."""
+    return sorted(graph.paths[path] for path in _unreached(graph))
+
+
+def _unreached(graph: Graph) -> list[int]:
     reached: set[int] = set()
     next_ones = set(graph.roots)
     while next_ones:
@@ -510,7 +540,7 @@ def unreached_paths(graph: Graph) -> list[str]:
         next_ones = set().union(*map(graph.references.__getitem__, next_ones)) - reached
     if len(reached) == len(graph.paths):
         return []
-    return sorted(path for number, path in enumerate(graph.paths) if number not in reached)
+    return [path for path in range(len(graph.paths)) if path not in reached]
 
 
 def _subtrees(graph: Graph, root_edges: list[int]) -> tuple[dict[int, list[int]], list[int]]:
@@ -530,6 +560,14 @@ def _subtrees(graph: Graph, root_edges: list[int]) -> tuple[dict[int, list[int]]
             head[path] = head[dominator[path]]
             subtrees[head[path]].append(path)
     return subtrees, [path for path in range(image) if dominator[path] < 0]
+
+
+# Strategy "nixery"
+
+# A closure of more bytes is large. A path with as many references from other packages is popular:
+# the first hundredth of nixpkgs has them.
+NIXERY_LARGE = 100_000_000
+NIXERY_POPULAR = 1000
 
 
 def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]:
@@ -586,7 +624,277 @@ def _largest(graph: Graph, paths: list[int]) -> int:
     return min((p for p in paths if graph.nar_sizes[p] == size), key=lambda p: _by_name(graph, p))
 
 
-STRATEGIES = {"nixery": _nixery}
+# Strategy "reuse"
+#
+# A layer comes back only when exactly the same paths share it again. A path alone does so wherever
+# it is needed; a group does so as often as what holds it together. So the budget goes, one layer at
+# a time, to whatever saves most bytes from being moved again: a large path by itself; or the bundle
+# of paths below one path, its anchor, since whoever has the anchor has all of them; or a stratum of
+# paths that change equally seldom. What is left is one layer. In terms of the frame, each path that
+# gets a layer, and each open anchor, gets a root edge; a path below one open anchor is dominated by
+# it, one below several goes to the one that most needs have in common; and the merge loop runs
+# backwards, from one layer up to the budget. It is the greedy cover of facility location [4] under
+# one estimate of how well a byte is placed, and nothing else divides the budget.
+#
+# The figures below are bytes moved / bytes needed, as bench/reuse.py defines them: `fleet` for many
+# images on one host, `update` and `rollout` for the next revision of one and of all of them; and
+# `share`, the part of what two images have in common that is moved once. They were chosen on two
+# package sets (nixos of 2018, debian bookworm) at budgets 24 and 96.
+
+# What a byte is worth in a layer, per mille of what it is worth in a layer of its own path.
+ALONE_WORTH = 1000
+# The part that other images see, in a bundle. Its paths come with their anchor but may come without
+# it, hence times users(anchor) / users(path). From 240 to 480 nixos at 96 goes from fleet 1.262 and
+# share .962 to 1.239 and .954.
+SHARED_WORTH = 360
+# The part that the next revision sees, in a layer whose paths all change as seldom as this one.
+# With 100 debian's update at 24 is 1.181, with 200 it is 1.048; 300 costs .09 of nixos' rollout.
+STEADY_WORTH = 200
+# What needs much changes often. Cut at these closure sizes, the same in every image, paths have
+# four levels; 4, 12, 38 and 97 % of them (nixos), 0, 1, 26 and 27 % (debian) changed in an update.
+# Beside paths of a higher level a byte loses STEADY_WORTH times the difference of SURVIVAL, which
+# is exp(-closureSize / 64 MiB) per mille. One cut at 64 MiB costs .3 of debian's update at 24.
+LEVELS = (16 << 20, 64 << 20, 256 << 20)
+SURVIVAL = (882, 607, 135, 0)
+# Users are counted among so many largest paths, and so many paths may be anchors: a few machine
+# words of bits for each path keep both linear. 64 users cost .015 of fleet (nixos at 96), counting
+# all gains .005; 96 to 384 anchors are alike.
+USERS = 256
+ANCHORS = 128
+# Users elsewhere, known from a table, count by their root: with plain counts one wrong or missing
+# entry decides (half of a table: update 1.040, with the root 1.036). Factors of 2 to 8 are alike.
+ELSEWHERE = 4
+# A table that knows a smaller part of the names, per cent, is of another package set and left
+# aside: half of a table, if used, raises nixos' fleet at 96 from 1.231 to 1.258.
+KNOWN = 90
+# A layer costs a request and an archive, so one that saves fewer bytes is not opened: the largest
+# power of two that costs none of the figures at 96 more than .005. In time alone, measured pulling
+# from a registry, a layer is worth 250 kB (100 Mbit/s) to 3 MB (1 Gbit/s).
+LAYER_COST = 64 << 10
+
+
+def _reuse(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]:
+    """The layers that are most likely to come back, those that most images have first."""
+    order, dominator = _image_tree(graph)
+    if not _is_acyclic(graph, order):
+        # Never so in a Nix store. What follows cuts cycles where the order does: let names decide.
+        graph = _numbered_by_name(graph)
+        order, dominator = _image_tree(graph)
+    users = _count_users(graph, order, popularity)
+    levels = [bisect_right(LEVELS, size) for size in graph.closure_sizes]
+    anchors = _choose_anchors(graph, order, dominator)
+    placed = _cover(graph, budget, users, levels, anchors, _mark_below(graph, order, anchors))
+
+    requested = set(graph.roots)
+    image, top = len(graph.paths), len(LEVELS)
+    ranked = []
+    for (head, high), paths in placed.items():
+        if head == image:
+            head, rank = _largest(graph, paths), 0
+            reason = "merged" if high == top else "stratum"
+        else:
+            # What most images have comes first, because some hosts reuse only a common prefix.
+            rank = users[head] ** 2 * sum(map(graph.nar_sizes.__getitem__, paths))
+            reason = "bundle" if high >= 0 else "requested" if head in requested else "large"
+        layer = _layer(graph, head, paths, reason)
+        ranked.append((-rank, high, _by_name(graph, head), layer))
+    return [layer for *_, layer in sorted(ranked)]
+
+
+def _image_tree(graph: Graph) -> tuple[list[int], list[int]]:
+    """Return all paths, users first, and their immediate dominators, where the image needs the
+    requested ones and those that no requested one needs."""
+    image = len(graph.paths)
+    root_edges = [*graph.roots, *_unreached(graph)]
+    order, dominator = dominator_tree([*graph.references, root_edges], image)
+    return order[1:], dominator
+
+
+def _is_acyclic(graph: Graph, order: list[int]) -> bool:
+    """Say whether each path comes before those that it needs, itself excepted."""
+    position = [0] * len(order)
+    for place, path in enumerate(order):
+        position[path] = place
+    return all(
+        position[path] <= position[needed] for path in order for needed in graph.references[path]
+    )
+
+
+def _numbered_by_name(graph: Graph) -> Graph:
+    old = sorted(range(len(graph.paths)), key=lambda path: _by_name(graph, path))
+    new = {path: number for number, path in enumerate(old)}
+    return Graph(
+        [graph.paths[path] for path in old],
+        [graph.nar_sizes[path] for path in old],
+        [graph.closure_sizes[path] for path in old],
+        [sorted({new[needed] for needed in graph.references[path]}) for path in old],
+        sorted({new[root] for root in graph.roots}),
+    )
+
+
+def _mark_below(graph: Graph, order: list[int], marked: list[int]) -> list[int]:
+    """Return for each path, as bits, which of the `marked` ones need it or are it."""
+    marks = [0] * len(order)
+    for bit, path in enumerate(marked):
+        marks[path] = 1 << bit
+    for path in order:
+        mark = marks[path]
+        if mark:
+            for needed in graph.references[path]:
+                marks[needed] |= mark
+    return marks
+
+
+def _count_users(graph: Graph, order: list[int], popularity: dict[str, int]) -> list[int]:
+    """Return how common each path is: 1 + the large paths here that need it + users elsewhere.
+
+    A table counts direct references only, so what it knows beyond this image is handed down: what
+    needs a user needs all that the user needs.
+    """
+    marks = _mark_below(graph, order, _greatest(graph, graph.nar_sizes, USERS))
+    users = [1 + bin(mark).count("1") for mark in marks]
+    told = [_look_up(popularity, path) for path in graph.paths] if popularity else []
+    if sum(count is not None for count in told) * 100 < KNOWN * len(users) or not told:
+        return users
+    inside = Counter(
+        needed
+        for path, references in enumerate(graph.references)
+        for needed in set(references)
+        if needed != path
+    )
+    elsewhere = [0] * len(users)
+    for path in order:
+        elsewhere[path] += ELSEWHERE * isqrt(max(0, (told[path] or 0) - inside[path]))
+        for needed in graph.references[path]:
+            if needed != path:
+                elsewhere[needed] = max(elsewhere[needed], elsewhere[path])
+    return list(map(add, users, elsewhere))
+
+
+def _look_up(popularity: dict[str, int], path: str) -> int | None:
+    """Return what a table says of a path's name, with its version or without."""
+    name = store_name(path)
+    return popularity.get(name, popularity.get(_VERSION.sub("", name)))
+
+
+_VERSION = re.compile("-[0-9].*$")
+
+
+def _choose_anchors(graph: Graph, order: list[int], dominator: list[int]) -> list[int]:
+    """Return the paths with the largest subtrees, in bytes, of the dominator tree."""
+    subtree = [*graph.nar_sizes, 0]
+    for path in reversed(order):
+        subtree[dominator[path]] += subtree[path]
+    subtree.pop()
+    return _greatest(graph, subtree, ANCHORS)
+
+
+def _greatest(graph: Graph, values: list[int], count: int) -> list[int]:
+    """Return the paths with the `count` greatest values."""
+    least = sorted(values)[-count:][0]
+    some = [path for path, value in enumerate(values) if value >= least]
+    return sorted(some, key=lambda path: (-values[path], _by_name(graph, path)))[:count]
+
+
+def _cover(
+    graph: Graph,
+    budget: int,
+    users: list[int],
+    levels: list[int],
+    anchors: list[int],
+    above: list[int],
+) -> dict[tuple[int, int], list[int]]:
+    """Open layers by greatest gain; return the paths of each, by its head and highest level.
+
+    The level is -1 for a path alone. The head is the image for a stratum or, at the highest level,
+    for what is left. Paths below the same anchors, of one level, with as many users differ in
+    nothing but size: they form a class (750 at 2 381 paths, 1 214 at 13 084).
+    """
+    sizes, image, top = graph.nar_sizes, len(graph.paths), len(LEVELS)
+    steady = [
+        [STEADY_WORTH - STEADY_WORTH * max(0, own - least) // 1000 for least in SURVIVAL]
+        for own in SURVIVAL
+    ]
+    classes: dict[tuple[int, int, int], list[int]] = {}
+    for path, key in enumerate(zip(above, users, levels)):
+        classes.setdefault(key, []).append(path)
+    class_of = [0] * len(sizes)
+    used, left, worth = [], [], []  # of each class; the bytes that are not alone, their worth now
+    below = {head: [[] for _ in range(top + 1)] for head in (*anchors, image)}  # classes by level
+    for number, ((marks, count, level), paths) in enumerate(classes.items()):
+        for path in paths:
+            class_of[path] = number
+        used.append(count)
+        left.append(sum(map(sizes.__getitem__, paths)))
+        worth.append(steady[level][top])
+        below[image][level].append(number)
+        while marks:
+            bit = marks.bit_length() - 1
+            marks ^= 1 << bit
+            below[anchors[bit]][level].append(number)
+    home = [(image, top)] * len(classes)
+    shared = {head: SHARED_WORTH * users[head] for head in anchors}
+    shared[image] = 0
+
+    def gain(head: int, high: int) -> int:
+        if high < 0:
+            return sizes[head] * (ALONE_WORTH - worth[class_of[head]])
+        return sum(
+            [
+                left[number] * (value - worth[number])
+                for level in range(high + 1)
+                for number in below[head][level]
+                if (value := shared[head] // used[number] + steady[level][high]) > worth[number]
+            ]
+        )
+
+    least = LAYER_COST * ALONE_WORTH
+    candidates = [(path, -1) for path, size in enumerate(sizes) if size >= LAYER_COST]
+    candidates += [(head, high) for head in anchors for high in range(levels[head] + 1)]
+    candidates += [(image, high) for high in range(top)]
+    queue = []
+    for head, high in candidates:
+        gained = gain(head, high)
+        if gained >= least:
+            name = _by_name(graph, head) if head != image else ("", "")
+            queue.append((-gained, name, head, high))
+    heapify(queue)
+    alone = set()
+    while queue and budget > 1:
+        # Gains only fall as layers open, so one that is still the greatest when looked at again
+        # is the greatest.
+        before, name, head, high = queue[0]
+        now = -gain(head, high)
+        if now > -least:
+            heappop(queue)
+        elif now != before:
+            heapreplace(queue, (now, name, head, high))
+        else:
+            heappop(queue)
+            budget -= 1
+            if high < 0:
+                alone.add(head)
+                left[class_of[head]] -= sizes[head]
+            for level in range(high + 1):
+                for number in below[head][level]:
+                    value = shared[head] // used[number] + steady[level][high]
+                    if value > worth[number]:
+                        worth[number], home[number] = value, (head, high)
+
+    placed: dict[tuple[int, int], list[int]] = {(path, -1): [path] for path in alone}
+    groups: dict[tuple[int, int], list[int]] = {}
+    for layer, paths in zip(home, classes.values()):
+        groups.setdefault(layer, []).extend(path for path in paths if path not in alone)
+    for layer, paths in groups.items():
+        # Paths that got layers of their own may have left too little in another.
+        if sum(map(sizes.__getitem__, paths)) < LAYER_COST:
+            layer = image, top
+        if paths:
+            placed.setdefault(layer, []).extend(paths)
+    return placed
+
+
+STRATEGIES = {"nixery": _nixery, "reuse": _reuse}
 
 
 # Explaining
@@ -674,17 +982,13 @@ def _bytes(size: float) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
-# Light colours that colour-blind people tell apart as well, in the order of the legend.
-_COLOURS = {
-    "requested": "#77aadd",
-    "popular": "#44bb99",
-    "large": "#99ddff",
-    "shared": "#eedd88",
-    "bundle": "#ee8866",
-    "stratum": "#bbcc33",
-    "merged": "#dddddd",
-    "unreached": "#ffaabb",
-}
+# Of the reasons; light ones, which colour-blind people tell apart as well.
+_COLOURS = dict(
+    zip(
+        REASONS,
+        "#77aadd #99ddff #44bb99 #eedd88 #ee8866 #bbcc33 #dddddd #ffaabb".split(),
+    )
+)
 
 
 def draw(graph: Graph, layers: list[Layer]) -> str:
@@ -736,7 +1040,7 @@ def draw(graph: Graph, layers: list[Layer]) -> str:
 def _treemap(sizes: list[int], x: float, y: float, width: float, height: float) -> list[tuple]:
     """Divide a rectangle among sizes, largest first: x, y, width and height of each.
 
-    Rows are filled along the shorter side as long as that makes their cells more like squares [4].
+    Rows are filled along the shorter side as long as that makes their cells more like squares [5].
     """
     sizes = [max(size, 1) for size in sizes]
     width, height = max(width, 0.01), max(height, 0.01)

@@ -5,7 +5,7 @@
 
 The same arguments give the same bytes on every machine. `closure` and its variants look like the
 closures of big images: a few libraries that nearly everything needs, many leaves that one package
-needs, some ten references a path, sizes from a hundred bytes to ten megabytes. The other shapes are
+needs, some ten references a path, sizes from a hundred bytes to sixteen megabytes. The other shapes are
 those that are hard for dominator algorithms, depth-first search, or sorting.
 """
 
@@ -33,18 +33,22 @@ class Shape(NamedTuple):
 
 
 def closure(count: int, order: str = "sorted", cycles: bool = False) -> Shape:
-    """References drawn with a strong bias to the oldest paths, and some to younger ones."""
+    """Ecosystems of 400 paths on a common core: most references stay within, some go astray."""
     draw = random.Random(f"closure {count}").random
     references: list[list[int]] = []
     for path in range(count):
-        wanted = int(1 + 22 * draw() ** 2)
-        targets = {int(path * draw() ** 6) for _ in range(wanted * 2 // 3)}
-        targets |= {path - 1 - int(path / 2 * draw()) for _ in range(wanted // 3) if path}
+        first = path - path % 400
+        wanted = int(1 + 20 * draw() ** 2) if path else 0
+        core = min(path, 300)
+        targets = {int(core * draw() ** 4) for _ in range((wanted + 1) // 2)}
+        targets |= {first + int((path - first) * draw() ** 0.8) for _ in range(wanted // 2)}
+        if path and draw() < 0.02:
+            targets.add(int(path * draw()))
         if draw() < 0.5:
             targets.add(path)
         if cycles and draw() < 0.02:
             targets.add(min(count - 1, path + 1 + int(200 * draw())))
-        references.append(sorted(targets) if path else [])
+        references.append(sorted(targets))
     used = {
         target for path, targets in enumerate(references) for target in targets if target != path
     }
@@ -158,7 +162,7 @@ def entries(name: str, count: int) -> tuple[list[str], Iterator[dict]]:
     if name == "equal-ratings":
         sizes = [10_000] * count
     else:
-        sizes = [int(100 * 10 ** (5 * draw() ** 3)) for _ in range(count)]
+        sizes = [int(100 * 10 ** (5.2 * draw() ** 3)) for _ in range(count)]
     # A bound is enough here, the true sum would take quadratic time: the largest of what it needs.
     closure_sizes = sizes[:]
     for path, targets in enumerate(references):

@@ -319,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"reuse: {error}", file=sys.stderr)
         return 2
 
-    panels, results = [], {}
+    panels, results = [], []
     for corpus, update in sets:
         figures, curves = measure(
             corpus,
@@ -331,7 +331,13 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"{describe(corpus, update)}\n\n{table(figures)}\n", flush=True)
         panels.append(Panel(corpus.name, curves))
-        results[corpus.name] = [f._asdict() for f in figures]
+        results.append(
+            {
+                "corpus": corpus.name,
+                "update": update and update.name,
+                "figures": [f._asdict() for f in figures],
+            }
+        )
     if arguments.plot:
         text = draw(
             panels,

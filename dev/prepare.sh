@@ -38,7 +38,8 @@ for url in ("https://cache.nixos.org/nix-cache-info", "https://github.com/NixOS/
 END
 }
 
-need nix-build:nix-bin
+# The second brings users to build as.
+type -P nix-build >/dev/null || install nix-bin nix-setup-systemd
 
 # Settings go on top of the machine's own, which stay as they are.
 if ! reach_nixpkgs; then
@@ -46,8 +47,8 @@ if ! reach_nixpkgs; then
   NIX_CONFIG="${NIX_CONFIG-}"$'\n'"substituters ="
 fi
 if ((UID == 0)) && [[ -z "${NIX_REMOTE-}" ]]; then
-  # Without a daemon, as in a container: Debian's package made no users to build as, and the machine
-  # may not allow what sandboxes are made of.
+  # Without a daemon, as in a container, there may be no users to build as, and the machine may not
+  # allow what sandboxes are made of.
   getent group nixbld >/dev/null || NIX_CONFIG="${NIX_CONFIG-}"$'\n'"build-users-group ="
   unshare --user true 2>/dev/null || NIX_CONFIG="${NIX_CONFIG-}"$'\n'"sandbox = false"
 fi

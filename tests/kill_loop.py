@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ IMAGE = "jq/hello/tree"
 
 # Whom a kill hits: the server alone, Nix alone, or all of it at once, as when the machine fails.
 VICTIMS = ("server", "nix", "all")
+
+# Within how many seconds of its beginning each part of the work is interrupted; the image above
+# takes about as long on an idle machine.
+LONGEST = {"evaluation": 0.5, "planning": 0.2, "packing": 0.5, "answering": 0.15}
+PATIENCE = 60  # seconds to wait for a part to begin
 
 
 def descendants(pid: int) -> list[int]:
@@ -76,6 +82,14 @@ def part_of(log: str) -> str:
     if "-layer-plan.json.drv'" in building[-1]:
         return "planning"
     return "answering" if "-image.drv'" in building[-1] else "packing"
+
+
+def wait_for(part: str, log: Callable[[], str], chance: random.Random) -> None:
+    """Wait for a random moment of a part of the work."""
+    deadline = time.monotonic() + PATIENCE
+    while part_of(log()) != part and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(chance.uniform(0, LONGEST[part]))
 
 
 class GarbageCollection(threading.Thread):
@@ -124,22 +138,24 @@ def kill_loop(store: OwnStore, kills: int, chance: random.Random) -> dict[str, A
     parts: Counter[str] = Counter()
     hit: Counter[str] = Counter()
     registry.start()
-    start = time.monotonic()
     digest = check(registry, "latest")
-    duration = time.monotonic() - start
     collection = GarbageCollection(store)
     collection.start()
     try:
         for _ in range(kills):
             forget(registry)
             store.run("nix-store", "--gc")
-            seen = len(registry.log.read_text())
+            seen = registry.log.stat().st_size
             request = threading.Thread(target=ask, args=[registry])
             request.start()
-            time.sleep(chance.uniform(0, duration))
+            wait_for(
+                chance.choice(list(LONGEST)),
+                lambda: registry.log.read_bytes()[seen:].decode(),
+                chance,
+            )
             victim = chance.choice(VICTIMS)
             kill(victim, registry.process.pid)
-            parts[part_of(registry.log.read_text()[seen:])] += 1
+            parts[part_of(registry.log.read_bytes()[seen:].decode())] += 1
             hit[victim] += 1
             request.join()
             if victim != "nix":

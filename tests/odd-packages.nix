@@ -70,7 +70,9 @@ pkgs
   filling = build "filling" {
     args = [
       "-c"
-      "${pkgs.coreutils}/bin/head -c 1G /dev/zero > file"
+      # The last command is no program: Nix ends a builder that has closed its output, as programs
+      # of coreutils do before they exit.
+      "${pkgs.coreutils}/bin/head -c 16M /dev/zero > file || exit; echo > $out"
     ];
   };
 

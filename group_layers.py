@@ -136,7 +136,6 @@ __all__ = [
     "load_graph",
     "load_popularity",
     "store_name",
-    "unreached_paths",
 ]
 
 # Nixery's: registries and container runtimes take some 125 layers, and an image adds its own.
@@ -169,6 +168,7 @@ class Graph(NamedTuple):
     closure_sizes: list[int]  # bytes of the path and of all that it needs
     references: list[list[int]]  # in no particular order; a path may refer to itself
     roots: list[int]  # the requested paths
+    unreached: list[int]  # paths that no root needs
 
 
 class Layer(NamedTuple):
@@ -238,7 +238,8 @@ def load_graph(text: str) -> Graph:
         described = [(*entry[:3], [new[number] for number in entry[3]]) for entry in described]
 
     _, nar_sizes, closure_sizes, references = map(list, zip(*described))
-    return Graph(paths, nar_sizes, closure_sizes, references, roots)
+    unreached = _unreached(references, roots)
+    return Graph(paths, nar_sizes, closure_sizes, references, roots, unreached)
 
 
 def load_popularity(text: str) -> dict[str, int]:
@@ -250,6 +251,17 @@ def load_popularity(text: str) -> dict[str, int]:
         if not _is_size(count):
             raise GraphError(f"field {_show(name)}: want a count, got {_show(count)}")
     return table
+
+
+def _unreached(references: list[list[int]], roots: list[int]) -> list[int]:
+    reached: set[int] = set()
+    next_ones = set(roots)
+    while next_ones:
+        reached |= next_ones
+        next_ones = set().union(*map(references.__getitem__, next_ones)) - reached
+    if len(reached) == len(references):
+        return []
+    return [path for path in range(len(references)) if path not in reached]
 
 
 class _Numbers(dict):
@@ -527,39 +539,45 @@ def _check(graph: Graph, budget: int, layers: list[Layer]) -> None:
         raise AssertionError(f"{len(layers)} layers for a budget of {budget}")
 
 
-def unreached_paths(graph: Graph) -> list[str]:
-    """Return the paths that no root needs, sorted."""
-    return sorted(graph.paths[path] for path in _unreached(graph))
-
-
-def _unreached(graph: Graph) -> list[int]:
-    reached: set[int] = set()
-    next_ones = set(graph.roots)
-    while next_ones:
-        reached |= next_ones
-        next_ones = set().union(*map(graph.references.__getitem__, next_ones)) - reached
-    if len(reached) == len(graph.paths):
-        return []
-    return [path for path in range(len(graph.paths)) if path not in reached]
-
-
-def _subtrees(graph: Graph, root_edges: list[int]) -> tuple[dict[int, list[int]], list[int]]:
-    """Return what each child of the image dominates, itself first, and what no child reaches.
+def _image_tree(graph: Graph, root_edges: list[int]) -> tuple[list[int], list[int]]:
+    """Return the paths that the image reaches, users first, and their immediate dominators.
 
     The image is one more vertex, which refers to the paths in `root_edges`.
     """
     image = len(graph.paths)
     order, dominator = dominator_tree([*graph.references, root_edges], image)
+    return order[1:], dominator
+
+
+def _subtrees(graph: Graph, order: list[int], dominator: list[int]) -> dict[int, list[int]]:
+    """Return what each child of the image dominates, itself first."""
+    image = len(graph.paths)
     subtrees: dict[int, list[int]] = {}
-    head = dominator  # overwritten from the top down: each path's dominator is looked at before
-    for path in order[1:]:
-        if dominator[path] == image:
-            subtrees[path] = [path]
+    head = [image] * image
+    for path in order:
+        above = dominator[path]
+        if above == image:
             head[path] = path
+            subtrees[path] = [path]
         else:
-            head[path] = head[dominator[path]]
+            head[path] = head[above]
             subtrees[head[path]].append(path)
-    return subtrees, [path for path in range(image) if dominator[path] < 0]
+    return subtrees
+
+
+def _layer(graph: Graph, head: int, paths: list[int], reason: str) -> Layer:
+    contents = sorted(map(graph.paths.__getitem__, paths))
+    return Layer(contents, sum(map(graph.nar_sizes.__getitem__, paths)), graph.paths[head], reason)
+
+
+def _by_name(graph: Graph, path: int) -> tuple[str, str]:
+    """The key that settles ties: name before hash, so that an order survives a rebuild."""
+    return store_name(graph.paths[path]), graph.paths[path]
+
+
+def _largest(graph: Graph, paths: list[int]) -> int:
+    size = max(map(graph.nar_sizes.__getitem__, paths))
+    return min((p for p in paths if graph.nar_sizes[p] == size), key=lambda p: _by_name(graph, p))
 
 
 # Strategy "nixery"
@@ -579,7 +597,10 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
     requested = set(graph.roots)
     large = {n for n, size in enumerate(graph.closure_sizes) if size > NIXERY_LARGE}
     popular = {n for n, count in enumerate(counts or ()) if count >= NIXERY_POPULAR}
-    subtrees, unreached = _subtrees(graph, list(requested | large | popular))
+    order, dominator = _image_tree(graph, list(requested | large | popular))
+    subtrees = _subtrees(graph, order, dominator)
+    # Small ones only: the image refers to large and popular ones, needed or not.
+    unreached = [path for path in graph.unreached if dominator[path] < 0]
 
     ratings = {
         head: sum(map(graph.closure_sizes.__getitem__, paths)) * (counts[head] if counts else 1)
@@ -607,21 +628,6 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
         reason = next((word for word, heads in reasons.items() if head in heads), "shared")
         layers.append(_layer(graph, head, paths, reason))
     return layers
-
-
-def _layer(graph: Graph, head: int, paths: list[int], reason: str) -> Layer:
-    contents = sorted(map(graph.paths.__getitem__, paths))
-    return Layer(contents, sum(map(graph.nar_sizes.__getitem__, paths)), graph.paths[head], reason)
-
-
-def _by_name(graph: Graph, path: int) -> tuple[str, str]:
-    """The key that settles ties: name before hash, so that an order survives a rebuild."""
-    return store_name(graph.paths[path]), graph.paths[path]
-
-
-def _largest(graph: Graph, paths: list[int]) -> int:
-    size = max(map(graph.nar_sizes.__getitem__, paths))
-    return min((p for p in paths if graph.nar_sizes[p] == size), key=lambda p: _by_name(graph, p))
 
 
 # Strategy "reuse"
@@ -675,11 +681,11 @@ LAYER_COST = 64 << 10
 
 def _reuse(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]:
     """The layers that are most likely to come back, those that most images have first."""
-    order, dominator = _image_tree(graph)
+    order, dominator = _image_tree(graph, graph.roots + graph.unreached)
     if not _is_acyclic(graph, order):
         # Never so in a Nix store. What follows cuts cycles where the order does: let names decide.
         graph = _numbered_by_name(graph)
-        order, dominator = _image_tree(graph)
+        order, dominator = _image_tree(graph, graph.roots + graph.unreached)
     users = _count_users(graph, order, popularity)
     levels = [bisect_right(LEVELS, size) for size in graph.closure_sizes]
     anchors = _choose_anchors(graph, order, dominator)
@@ -701,15 +707,6 @@ def _reuse(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]
     return [layer for *_, layer in sorted(ranked)]
 
 
-def _image_tree(graph: Graph) -> tuple[list[int], list[int]]:
-    """Return all paths, users first, and their immediate dominators, where the image needs the
-    requested ones and those that no requested one needs."""
-    image = len(graph.paths)
-    root_edges = [*graph.roots, *_unreached(graph)]
-    order, dominator = dominator_tree([*graph.references, root_edges], image)
-    return order[1:], dominator
-
-
 def _is_acyclic(graph: Graph, order: list[int]) -> bool:
     """Say whether each path comes before those that it needs, itself excepted."""
     position = [0] * len(order)
@@ -728,7 +725,8 @@ def _numbered_by_name(graph: Graph) -> Graph:
         [graph.nar_sizes[path] for path in old],
         [graph.closure_sizes[path] for path in old],
         [sorted({new[needed] for needed in graph.references[path]}) for path in old],
-        sorted({new[root] for root in graph.roots}),
+        sorted({new[path] for path in graph.roots}),
+        sorted(new[path] for path in graph.unreached),
     )
 
 
@@ -1107,10 +1105,10 @@ def main(argv: list[str] | None = None) -> int:
         graph = _load(arguments.graph, load_graph)
         popularity = _load(arguments.pop, load_popularity) if arguments.pop else None
         layers = group(graph, arguments.budget, popularity, arguments.strategy)
-        unreached = unreached_paths(graph)
-        if unreached:
-            some = _some([store_name(path) for path in unreached], 200)
-            _say(f"{arguments.graph}: {len(unreached)} paths that no root reaches are kept: {some}")
+        if graph.unreached:
+            names = sorted(store_name(graph.paths[path]) for path in graph.unreached)
+            some = _some(names, 200)
+            _say(f"{arguments.graph}: {len(names)} paths that no root reaches are kept: {some}")
         if arguments.explain or arguments.explain_json:
             explained = explain(graph, arguments.budget, layers)
             if arguments.explain:

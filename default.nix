@@ -38,4 +38,10 @@ in
     caCertificates
     fakeNss
     ;
+
+  # What can be checked without building an image: the example in group_layers.py's own text
+  tests.example = tools.runCommand "group-layers-example" { } ''
+    ${tools.python3}/bin/python3 -m doctest ${./group_layers.py}
+    touch $out
+  '';
 }

@@ -13,30 +13,30 @@
       ];
       forPackages = pkgs: import ./. { inherit pkgs; };
       here = forSystems (system: forPackages nixpkgs.legacyPackages.${system});
-    in
-    {
-      # lib.<system>.buildImage, and the ready-made contents
-      lib = forSystems (
-        system:
-        removeAttrs here.${system} [
+      # buildImage and the ready-made contents
+      functions =
+        all:
+        removeAttrs all [
           "group-layers"
           "nixery-build-image"
-        ]
-      );
+          "tests"
+        ];
+    in
+    {
+      lib = forSystems (system: functions here.${system});
 
       overlays.default = final: _: {
         inherit (forPackages final) group-layers nixery-build-image;
         # The functions under one name, beside nixpkgs' dockerTools.
-        nixery = removeAttrs (forPackages final) [
-          "group-layers"
-          "nixery-build-image"
-        ];
+        nixery = functions (forPackages final);
       };
 
       packages = forSystems (system: {
         inherit (here.${system}) group-layers nixery-build-image;
         default = here.${system}.nixery-build-image;
       });
+
+      checks = forSystems (system: here.${system}.tests);
 
       devShells = forSystems (system: {
         default = nixpkgs.legacyPackages.${system}.mkShell {

@@ -143,6 +143,11 @@ class TestLinks:
         assert set(found) - {"lib"} == {f"{folder}{name}" for name in names}
         assert found[f"{folder}loop/loop"] is not None
 
+    def test_what_packages_have_for_building_with_them_is_left_out(self, store):
+        package = self.package(store, "a", **{"nix-support__x": None, "share__nix-support": None})
+        found, _ = self.link(package)
+        assert found == {"share": None, "share/nix-support": "a/share/nix-support"}
+
     def test_package_that_is_a_file_has_nothing_to_link(self, store):
         package = self.package(store, "a", x=None)
         (store / "text").write_text("text")

@@ -44,6 +44,12 @@ _PACKAGE = re.compile(r".*while looking up the package '(.*)'$")
 # Follows from an error that was reported before it.
 _CONSEQUENCE = re.compile(r"\d+ dependenc|some errors|build of .* failed$")
 
+# A collection of garbage decides on a set of paths and then deletes one after the other; Nix can
+# take one for its own in between, and misses it later. It happened in 1 of 150 builds of images
+# that were garbage, with collections one after the other; the next attempt makes the path anew.
+_COLLECTED = re.compile(r"path '[^']*' is not valid|/[0-9a-z]{32}-\S*: No such file or directory")
+ATTEMPTS = 3
+
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
 
 
@@ -162,7 +168,10 @@ def main() -> int:
             with contextlib.suppress(OSError):  # nothing is writable: then Nix says what it needs
                 folder = tempfile.TemporaryDirectory(prefix="nixery-build-image-")
                 environment["XDG_CACHE_HOME"] = stack.enter_context(folder)
-        status, summary = build(command, environment)
+        for _ in range(ATTEMPTS):
+            status, summary = build(command, environment)
+            if status == 0 or not _COLLECTED.search(summary):
+                break
     if status != 0:
         # Nix 2.8 forgets where it was when the stack is full.
         if summary.startswith("stack overflow"):

@@ -37,8 +37,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 # From the specification: an image's name, and what comes after it.
 NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
-ROUTE = re.compile(rf"/v2/({NAME})/(manifests|blobs)/([^/?]+)")
-TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}"
+ROUTE = re.compile(rf"/v2/({NAME})/(manifests|blobs)/({TAG}|sha256:[0-9a-f]{{64}})")
 NAME_LENGTH = 255  # what clients are known to cope with, host and all
 LINES_TOLD = 50  # of what Nix said when it failed: a trace is about 40
 
@@ -79,7 +79,7 @@ class Images:
         self.command, self.source, self.state = command, source, state
         self.lock = threading.Lock()
         self.running: dict[tuple[str, str], Future[Image]] = {}
-        # Each evaluation takes a core, and for nixpkgs half a gigabyte.
+        # Each evaluation takes a core.
         self.workers = ThreadPoolExecutor(os.cpu_count())
         self.held: dict[str, Image] = {}
         for root in state.glob("*-answer"):
@@ -121,12 +121,8 @@ class Images:
             if future is None:
                 future = self.workers.submit(self.run, name, tag)
                 self.running[name, tag] = future
-        try:
-            return future.result()
-        finally:
-            with self.lock:
-                if self.running.get((name, tag)) is future:
-                    del self.running[name, tag]
+                future.add_done_callback(lambda _: self.running.pop((name, tag)))
+        return future.result()
 
     def run(self, name: str, tag: str) -> Image:
         """Call nixery-build-image."""
@@ -136,33 +132,23 @@ class Images:
         arguments.update(source_arguments(self.source, tag))
         for key, value in arguments.items():
             command += ["--argstr", key, value]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
+            command, **pipes, stderr=subprocess.PIPE, text=True, errors="replace"
         )
         lines = []
         for line in process.stderr:
             lines = [*lines[1 - LINES_TOLD :], line.rstrip()]
             logging.info("%s:%s: %s", name, tag, line.rstrip())
-        process.stdout.read()
         if process.wait() != 0:
             raise Refusal(500, "UNKNOWN", lines[-1] if lines else "no reason given", lines)
         if not root.is_symlink():
             return self.hold(Image.read(root.with_name(root.name + "-answer")))
         answer = json.loads(root.read_bytes())
         root.unlink()
-        raise Refusal(404, "MANIFEST_UNKNOWN", describe(answer), answer)
-
-
-def describe(answer: dict[str, Any]) -> str:
-    """Return an error answer as a sentence."""
-    reasons = {each["name"]: each["reason"] for each in answer.get("unavailable", [])}
-    reasons.update({name: "was not found" for name in answer["pkgs"] if name not in reasons})
-    return ", ".join(f"package {name} {reason}" for name, reason in sorted(reasons.items()))
+        reasons = {each["name"]: each["reason"] for each in answer.get("unavailable", [])}
+        wrong = [f"{name} {reasons.get(name, 'was not found')}" for name in answer["pkgs"]]
+        raise Refusal(404, "MANIFEST_UNKNOWN", "; ".join(wrong), answer)
 
 
 def source_arguments(source: str, tag: str) -> dict[str, str]:
@@ -193,11 +179,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path in ("/v2", "/v2/"):
             self.send(200, b"{}", "application/json")
             return
-        if not self.path.startswith("/v2/"):
-            raise Refusal(404, "UNSUPPORTED", "the registry is at /v2/", None)
         route = ROUTE.fullmatch(self.path.partition("?")[0])
         if route is None or len(route[1]) > NAME_LENGTH:
-            message = "not the address of a manifest or a blob of an image with a valid name"
+            message = "not a valid name of an image with a valid tag or digest"
             raise Refusal(400, "NAME_INVALID", message, None)
         name, kind, reference = route.groups()
         if kind == "blobs":
@@ -208,10 +192,8 @@ class Handler(BaseHTTPRequestHandler):
             if image is None:
                 message = "no image with this manifest is held; ask by tag to have it built"
                 raise Refusal(404, "MANIFEST_UNKNOWN", message, None)
-        elif TAG.fullmatch(reference):
-            image = self.images.build(name, reference)
         else:
-            raise Refusal(400, "TAG_INVALID", "not a valid tag", None)
+            image = self.images.build(name, reference)
         self.send(200, image.manifest, image.media_type, {"Docker-Content-Digest": image.digest})
 
     def send_blob(self, digest: str) -> None:

@@ -26,7 +26,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,6 @@ VICTIMS = ("server", "nix", "all")
 # Within how many seconds of its beginning each part of the work is interrupted; the image above
 # takes about as long on an idle machine.
 LONGEST = {"evaluation": 0.5, "planning": 0.2, "packing": 0.5, "answering": 0.15}
-PATIENCE = 60  # seconds to wait for a part to begin
 
 
 def descendants(pid: int) -> list[int]:
@@ -84,12 +82,10 @@ def part_of(log: str) -> str:
     return "answering" if "-image.drv'" in building[-1] else "packing"
 
 
-def wait_for(part: str, log: Callable[[], str], chance: random.Random) -> None:
-    """Wait for a random moment of a part of the work."""
-    deadline = time.monotonic() + PATIENCE
-    while part_of(log()) != part and time.monotonic() < deadline:
+def wait_for(part: str, registry: Registry, start: int, request: threading.Thread) -> None:
+    """Wait until a part of the work has begun, or all is done; the log begins at `start` bytes."""
+    while request.is_alive() and part_of(registry.log.read_bytes()[start:].decode()) != part:
         time.sleep(0.005)
-    time.sleep(chance.uniform(0, LONGEST[part]))
 
 
 class GarbageCollection(threading.Thread):
@@ -148,11 +144,9 @@ def kill_loop(store: OwnStore, kills: int, chance: random.Random) -> dict[str, A
             seen = registry.log.stat().st_size
             request = threading.Thread(target=ask, args=[registry])
             request.start()
-            wait_for(
-                chance.choice(list(LONGEST)),
-                lambda: registry.log.read_bytes()[seen:].decode(),
-                chance,
-            )
+            part = chance.choice(list(LONGEST))
+            wait_for(part, registry, seen, request)
+            time.sleep(chance.uniform(0, LONGEST[part]))
             victim = chance.choice(VICTIMS)
             kill(victim, registry.process.pid)
             parts[part_of(registry.log.read_bytes()[seen:].decode())] += 1

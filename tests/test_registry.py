@@ -174,7 +174,7 @@ def test_unknown_packages(registry: Registry) -> None:
 
 
 def test_unavailable_package(registry: Registry) -> None:
-    message = "package unfree is unfree"
+    message = "unfree is unfree"
     assert registry.error("/v2/unfree/manifests/latest") == (404, "MANIFEST_UNKNOWN", message)
 
 
@@ -195,7 +195,9 @@ def test_what_is_not_there(registry: Registry) -> None:
     digest = "sha256:" + "0" * 64
     assert registry.error(f"/v2/hello/manifests/{digest}")[:2] == (404, "MANIFEST_UNKNOWN")
     assert registry.error(f"/v2/hello/blobs/{digest}")[:2] == (404, "BLOB_UNKNOWN")
-    assert registry.error("/")[0] == 404
+    assert registry.error("/")[0] == 400
+    assert registry.error("/v2/hello/blobs/latest")[0] == 404
+    assert registry.error("/v2/hello/manifests/sha256:0")[0] == 400
     response, _ = registry.get("/v2/hello/manifests/latest", "DELETE")
     assert response.status == 501
 

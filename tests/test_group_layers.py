@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import os
+import random
 import re
 import resource
 import signal
@@ -208,6 +209,108 @@ class TestNixery:
     def test_what_no_root_reaches_is_kept_and_disturbs_no_other_layer(self, budget, expected):
         references = {"a": "", "b": "", "x": "b", "y": "z", "z": "y"}
         assert plan_of(references, "ab", budget, a=(1, 30)) == expected
+
+
+def modelled_closure(seed: int, count: int = 400) -> dict:
+    """Return a closure in which old paths are needed by many, and sizes differ by orders."""
+    chance = random.Random(seed)
+    references: list[list[int]] = []
+    sizes = [int(10 ** chance.uniform(3, 7.5)) for _ in range(count)]
+    for path in range(count):
+        wanted = chance.randrange(1, 6)
+        targets = {int(path * chance.random() ** 3) for _ in range(wanted)} if path else set()
+        references.append(sorted(targets))
+    closures: list[set[int]] = []
+    for path, targets in enumerate(references):
+        closures.append({path}.union(*(closures[target] for target in targets)))
+    paths = [f"{STORE}{chance.randrange(16**8):08x}-package{n}-1.0" for n in range(count)]
+    used = {target for targets in references for target in targets}
+    roots = [paths[path] for path in range(count) if path not in used]
+    entries = [
+        {
+            "path": paths[path],
+            "narSize": sizes[path],
+            "closureSize": sum(sizes[needed] for needed in closures[path]),
+            "references": [paths[target] for target in references[path]],
+        }
+        for path in range(count)
+    ]
+    return {"exportReferencesGraph": {"graph": roots}, "graph": entries}
+
+
+class TestReuse:
+    """What the default strategy is for."""
+
+    @staticmethod
+    def layers(content: dict, budget: int, popularity: dict | None = None) -> list:
+        return group(load_graph(json.dumps(content)), budget, popularity, "reuse")
+
+    def test_each_path_of_some_size_is_alone_where_the_budget_allows(self):
+        content = modelled_closure(1, 90)
+        layers = self.layers(content, 94)
+        alone = {path for layer in layers if len(layer.contents) == 1 for path in layer.contents}
+        large = {entry["path"] for entry in content["graph"] if entry["narSize"] > 100_000}
+        assert len(large) > 40
+        assert alone >= large
+
+    @pytest.mark.parametrize("budget", [2, 24, 94, 400])
+    def test_no_layer_is_too_small_to_be_worth_a_request(self, budget):
+        for layer in self.layers(modelled_closure(2), budget):
+            assert layer.size >= 64 * 1024 or layer.reason == "merged"
+
+    def test_what_most_need_comes_first(self):
+        references = dict.fromkeys("abcdef", "z") | {"z": ""}
+        sizes = dict.fromkeys(references, (10**6, 3 * 10**6))
+        graph = load_graph(json.dumps(document(references, "abcdef", **sizes)))
+        assert group(graph, 94, strategy="reuse")[0].contents == ["z"]
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_names_decide_and_not_hashes(self, seed):
+        """A rebuild that changes all hashes and no more gives the same layers."""
+        content = modelled_closure(seed)
+        text, hash_ = json.dumps(content), "/([0-9a-f]{8})-"
+        chance = random.Random(seed)
+        new = {
+            old: f"{chance.randrange(16**8):08x}" for old in sorted(set(re.findall(hash_, text)))
+        }
+        rebuilt = json.loads(re.sub(hash_, lambda found: f"/{new[found[1]]}-", text))
+        assert rebuilt != content
+        first, second = (
+            [sorted(map(group_layers.store_name, layer.contents)) for layer in self.layers(c, 40)]
+            for c in (content, rebuilt)
+        )
+        assert first == second
+
+    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize("budget", [24, 94])
+    def test_a_small_leaf_more_or_less_changes_few_other_layers(self, seed, budget):
+        content = modelled_closure(seed)
+        with_leaf = json.loads(json.dumps(content))
+        needed = [content["graph"][0]["path"], content["graph"][7]["path"]]
+        leaf = {"path": f"{STORE}0000ffff-leaf-1.0", "narSize": 30_000, "references": needed}
+        leaf["closureSize"] = leaf["narSize"] + content["graph"][7]["closureSize"]
+        with_leaf["graph"].append(leaf)
+        with_leaf["exportReferencesGraph"]["graph"].append(leaf["path"])
+        before = {tuple(layer.contents) for layer in self.layers(content, budget)}
+        after = {tuple(layer.contents) for layer in self.layers(with_leaf, budget)}
+        assert len(after - before) <= 3
+
+    def test_a_table_of_another_package_set_changes_nothing(self):
+        content = modelled_closure(3)
+        names = [group_layers.store_name(entry["path"]) for entry in content["graph"]]
+        counts = {name: (len(names) - n) ** 2 for n, name in enumerate(names)}
+        partial = {name: counts[name] for name in names[: len(names) * 8 // 10]}
+        plain = self.layers(content, 30)
+        assert self.layers(content, 30, {"hello-2.10": 7}) == plain
+        assert self.layers(content, 30, partial) == plain
+        assert self.layers(content, 30, counts) != plain
+
+    def test_a_table_may_have_names_without_versions(self):
+        content = modelled_closure(3)
+        names = [group_layers.store_name(entry["path"]) for entry in content["graph"]]
+        counts = {name: (len(names) - n) ** 2 for n, name in enumerate(names)}
+        bare = {name.replace("-1.0", ""): count for name, count in counts.items()}
+        assert self.layers(content, 30, bare) == self.layers(content, 30, counts)
 
 
 class TestLoading:

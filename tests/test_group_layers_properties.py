@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import group_layers
 from fuzz_group_layers import fuzz
 from group_layers import (
     REASONS,
@@ -21,6 +22,7 @@ from group_layers import (
     store_name,
 )
 from nixery_model import nixery_plan, reachable
+from reuse_model import reuse_plan
 
 
 @st.composite
@@ -178,6 +180,42 @@ def test_the_order_of_what_is_listed_means_nothing(closure, budget, strategy, ch
         group(load_graph(json.dumps(d)), budget, popularity, strategy) for d in (document, shuffled)
     )
     assert first == second
+
+
+@st.composite
+def acyclic_closures(draw):
+    """As `closures`, acyclic, with sizes that matter to strategy reuse."""
+    count = draw(st.integers(1, 10))
+    names = [draw(st.sampled_from(["a-1", "b-1.2", "B-1", "c"])) for _ in range(count)]
+    paths = [f"/nix/store/{n * 7 % 10}x-{name}" for n, name in enumerate(names)]
+    nar_sizes = st.sampled_from([0, 60_000, 70_000, 81_920, 1_000_000, 20_000_000, 300_000_000])
+    entries = []
+    for number, path in enumerate(paths):
+        size = draw(nar_sizes)
+        later = st.sampled_from(paths[number:])
+        entries.append(
+            {
+                "path": path,
+                "narSize": size,
+                "closureSize": size + draw(nar_sizes),
+                "references": draw(st.lists(later, max_size=4, unique=True)),
+            }
+        )
+    roots = draw(st.lists(st.sampled_from(paths), min_size=1, max_size=3))
+    known = st.sampled_from(["a-1", "a", "b-1.2", "b", "B", "c"])
+    table = draw(st.none() | st.dictionaries(known, st.integers(0, 500), max_size=6))
+    return {"exportReferencesGraph": {"graph": roots}, "graph": entries}, table
+
+
+@settings(max_examples=1000, deadline=None)
+@given(acyclic_closures(), st.integers(1, 10), st.sampled_from([(256, 128), (3, 2)]))
+def test_reuse_decides_as_it_is_defined(closure, budget, limits):
+    document, popularity = closure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group_layers, "USERS", limits[0])
+        patch.setattr(group_layers, "ANCHORS", limits[1])
+        expected = reuse_plan(document, budget, popularity)
+        assert sorted(plan(document, budget, popularity, "reuse")) == sorted(expected)
 
 
 @given(st.sampled_from(["/nix/store/", "/nix/store", "nix/store/"]), st.text(max_size=12))

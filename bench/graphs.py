@@ -5,8 +5,8 @@
 
 The same arguments give the same bytes on every machine. `closure` and its variants look like the
 closures of big images: a few libraries that nearly everything needs, many leaves that one package
-needs, some ten references a path, sizes from a hundred bytes to sixteen megabytes. The other shapes are
-those that are hard for dominator algorithms, depth-first search, or sorting.
+needs, some ten references a path, sizes from a hundred bytes to sixteen megabytes. The others are
+shapes that are hard for dominator algorithms, depth-first search, or sorting.
 """
 
 from __future__ import annotations

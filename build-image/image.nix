@@ -193,18 +193,16 @@ let
     if fromImage == null then
       null
     else
-      runBuilder {
+      runBuilder [ "read_base.py" ] {
         name = "base-image";
-        programs = [ "read_base.py" ];
         fromImage = "${fromImage}";
         inherit architecture;
         skopeo = "${tools.skopeo}/bin/skopeo";
       };
 
   commands = extraCommands != "" || fakeRootCommands != "";
-  root = runBuilder {
+  root = runBuilder [ "link_contents.py" ] {
     name = "image-root.tar";
-    programs = [ "link_contents.py" ];
     contents = contentsList;
     exportReferencesGraph.closure = wholePaths contentsList;
     inherit extraCommands fakeRootCommands;
@@ -218,9 +216,8 @@ let
   roots = unique (wholePaths contentsList ++ storePathsIn configText);
   grouped = map (group: wholePaths (map (path: "${path}") group)) layers;
 
-  database = runBuilder {
+  database = runBuilder [ "make_database.py" ] {
     name = "nix-database.tar";
-    programs = [ "make_database.py" ];
     exportReferencesGraph.closure = roots ++ [ root ] ++ concatLists grouped;
     leftOut = [ "${root}" ];
     nixStore = "${tools.nix}/bin/nix-store";
@@ -302,14 +299,10 @@ let
     "blobs"
   ];
 
-  image = runBuilder (
+  image = runBuilder [ "assemble_image.py" "read_base.py" ] (
     ingredients
     // {
       name = "image";
-      programs = [
-        "assemble_image.py"
-        "read_base.py"
-      ];
       imageName = name;
       tag = imageTag;
       outputs = [
@@ -330,9 +323,8 @@ else
     inherit (layered) layers plan explain;
 
     # The image as one file that can be carried away: an OCI archive that `docker load` reads, too.
-    archive = runBuilder {
+    archive = runBuilder [ "capture_output.py" ] {
       name = "image.tar";
-      programs = [ "capture_output.py" ];
       command = archiveCommand;
       unsafeDiscardReferences.out = true;
     };

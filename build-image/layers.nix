@@ -42,14 +42,10 @@ let
     preferLocalBuild = true;
   };
 
-  plan = runBuilder (
+  plan = runBuilder [ "plan_layers.py" "read_base.py" ] (
     planning
     // {
       name = "layer-plan.json";
-      programs = [
-        "plan_layers.py"
-        "read_base.py"
-      ];
       outputs = [
         "out"
         "explain"
@@ -74,13 +70,13 @@ let
     else
       "layer-of-${toString (builtins.length contents)}-paths";
 
+  packLayer = runBuilder [ "pack_layer.py" ];
   pack =
     contents: archives:
-    runBuilder (
+    packLayer (
       packing
       // {
         name = if contents == [ ] then "layer-of-root" else nameOf contents;
-        programs = [ "pack_layer.py" ];
         storePaths = map withContext contents;
         inherit archives;
         # A packed layer needs nothing to be unpacked. Plain tar and zstd would keep alive what they
@@ -96,17 +92,11 @@ let
     else
       map (contents: pack contents [ ]) storeLayers ++ [ (pack [ ] archives) ];
 
-  packed = runBuilder (
+  packed = runBuilder [ "pack_image.py" "pack_layer.py" "plan_layers.py" "read_base.py" ] (
     planning
     // packing
     // {
       name = "layers";
-      programs = [
-        "pack_image.py"
-        "pack_layer.py"
-        "plan_layers.py"
-        "read_base.py"
-      ];
       inherit includeStorePaths;
       outputs = [
         "out"

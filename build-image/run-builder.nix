@@ -7,20 +7,19 @@
   # The package set with the tools, for the machine that builds
   tools,
 }:
-{
-  name,
-  # File names of this folder: the program first, then what it imports
-  programs,
-  # All else is passed to the program as structured attributes.
-  ...
-}@arguments:
+# File names of this folder: the program first, then what it imports
+programs:
 let
+  # Bound here, once for all derivations of a program: the folder is read and hashed for it, which for
+  # each of a hundred layers would be half of an image's evaluation.
   sources = builtins.path {
     name = "build-image";
     path = ./.;
     filter = path: _: builtins.elem (baseNameOf path) (programs ++ [ "builder.py" ]);
   };
 in
+# Attributes of the derivation, all passed to the program
+attributes:
 derivation (
   {
     inherit (tools.stdenv.buildPlatform) system;
@@ -34,5 +33,5 @@ derivation (
     ];
     __structuredAttrs = true;
   }
-  // removeAttrs arguments [ "programs" ]
+  // attributes
 )

@@ -49,10 +49,17 @@ def closure(count: int, order: str = "sorted", cycles: bool = False) -> Shape:
         if cycles and draw() < 0.02:
             targets.add(min(count - 1, path + 1 + int(200 * draw())))
         references.append(sorted(targets))
-    used = {
-        target for path, targets in enumerate(references) for target in targets if target != path
-    }
-    return Shape(references, [path for path in range(count) if path not in used], order)
+    roots, reached = [], set()
+    for path in reversed(range(count)):
+        if path not in reached:
+            roots.append(path)
+            todo = [path]
+            while todo:
+                needed = todo.pop()
+                if needed not in reached:
+                    reached.add(needed)
+                    todo += references[needed]
+    return Shape(references, roots, order)
 
 
 def chain(count: int) -> Shape:

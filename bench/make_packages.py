@@ -26,7 +26,10 @@ for name in found:
             data += file.read()
 
 start = 0
-outputs = list(attributes["outputs"].values())
+# In the order in which the derivation names them: out, package1, ..., package10.
+outputs = [
+    out for _, out in sorted(attributes["outputs"].items(), key=lambda item: (len(item[0]), item))
+]
 for number, (out, size) in enumerate(zip(outputs, attributes["sizes"])):
     os.mkdir(out)
     with open(f"{out}/needs", "w", encoding="utf-8") as file:

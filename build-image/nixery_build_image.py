@@ -44,10 +44,13 @@ _PACKAGE = re.compile(r".*while looking up the package '(.*)'$")
 # Follows from an error that was reported before it.
 _CONSEQUENCE = re.compile(r"\d+ dependenc|some errors|build of .* failed$")
 
+NO_REASON = "nix-build gave no reason"
 # A collection of garbage decides on a set of paths and then deletes one after the other; Nix can
-# take one for its own in between, and misses it later. It happened in 1 of 150 builds of images
-# that were garbage, with collections one after the other; the next attempt makes the path anew.
-_COLLECTED = re.compile(r"path '[^']*' is not valid|/[0-9a-z]{32}-\S*: No such file or directory")
+# take one for its own in between, and misses it later. With collections one after the other it
+# happened to 2 of 300 builds whose parts were all garbage; the next attempt makes them anew.
+_COLLECTED = re.compile(
+    rf"path '[^']*' is not valid|/[0-9a-z]{{32}}-\S*: No such file or directory|{NO_REASON}$"
+)
 ATTEMPTS = 3
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
@@ -84,7 +87,7 @@ def summarize(lines: Iterable[str]) -> str:
         if error["message"] and not _CONSEQUENCE.match(error.get("reason", error["message"]))
     ]
     if not causes:
-        return "nix-build gave no reason"
+        return NO_REASON
     summary = ": ".join(part.rstrip(" ;:.") for part in causes[0].values() if part)
     if summary.startswith("timed out") and building:  # Nix 2.34 does not say what
         summary = f"building '{building}' {summary}"

@@ -6,8 +6,7 @@ them, and their digests were computed when they were packed.
 Attributes: `name`, `tag`; `layers`, folders as pack_layer.py writes them, in the image's order;
 `base`, an OCI layout with one image, or null; `config`, the image's configuration
 as the OCI image specification has it; `environment`, variables that give way to those of the
-base and the configuration; `architecture`, `variant`; `created`, seconds since 1970 or a time in
-ISO 8601. Writes
+base and the configuration; `architecture`, `variant`; `created`, a time as tar takes it. Writes
 
     out      the OCI image layout, with a manifest.json besides: a tar of its files is an archive
              that `docker load` reads, too
@@ -29,6 +28,7 @@ from builder import (
     STORE_PATHS,
     encode_json,
     fail,
+    parse_time,
     read_attributes,
     write_json,
 )
@@ -41,19 +41,14 @@ CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _ENDINGS = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}
 
 
-def timestamp(created: str | int) -> str:
+def timestamp(created: str) -> str:
     """Return a time as RFC 3339 wants it, in UTC.
 
-    >>> timestamp("1970-01-01T00:00:01Z"), timestamp(86400), timestamp("2024-05-06")
+    >>> timestamp("1970-01-01T00:00:01Z"), timestamp("@86400"), timestamp("2024-05-06")
     ('1970-01-01T00:00:01Z', '1970-01-02T00:00:00Z', '2024-05-06T00:00:00Z')
     """
-    if isinstance(created, int):
-        moment = datetime.fromtimestamp(created, timezone.utc)
-    else:
-        moment = datetime.fromisoformat(created.replace("Z", "+00:00"))
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = datetime.fromtimestamp(parse_time(created), timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def merge_environment(*environments: list[str]) -> list[str]:

@@ -98,12 +98,16 @@ let
     ]
   );
 
-  # A time as given, or the seconds since 1970 for "now".
+  # A time as tar takes it: as given, or @ and the seconds since 1970 for "now".
   checkTime =
     what: value:
     if value == "now" then
-      builtins.currentTime
-        or (throw "${what} = \"now\" is impure, and this evaluation is pure: give a time, or pass --impure")
+      "@${
+        toString (
+          builtins.currentTime
+            or (throw "${what} = \"now\" is impure, and this evaluation is pure: give a time, or pass --impure")
+        )
+      }"
     else if
       isString value
       && builtins.match "[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9:.]{8,15}(Z|[+-][0-9]{2}:[0-9]{2}))?" value != null
@@ -111,7 +115,6 @@ let
       value
     else
       throw "${what} must be a time such as 1970-01-01T00:00:01Z or \"now\", not ${toJSON value}";
-  tarTime = time: if isInt time then "@${toString time}" else time;
 in
 {
   # Name of the image, without a tag
@@ -234,7 +237,7 @@ let
       compressors.${compressor}
         or (throw "compressor must be \"gz\", \"zstd\" or \"none\", not \"${compressor}\"");
     inherit (builtins) storeDir;
-    mtime = tarTime (checkTime "mtime" mtime);
+    mtime = checkTime "mtime" mtime;
     owner = "${uname}:${toString uid}";
     group = "${gname}:${toString gid}";
   };

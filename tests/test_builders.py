@@ -36,18 +36,11 @@ class TestLinks:
 
     def link(self, *contents: Path) -> tuple[dict[str, str | None], list[str]]:
         """Return what is in the tree, with links' targets in the store, and what is contested."""
-        tree = contents[0].parent.parent / "tree"
-        contested = link_contents([str(content) for content in contents], str(tree))
-        found: dict[str, str | None] = {}
-        for folder, folders, files in os.walk(tree):
-            for name in folders + files:
-                path = Path(folder) / name
-                target = (
-                    os.path.relpath(path.readlink(), contents[0].parent)
-                    if path.is_symlink()
-                    else None
-                )
-                found[str(path.relative_to(tree))] = target
+        tree, contested = link_contents([str(content) for content in contents])
+        found = {
+            place: target and os.path.relpath(target, contents[0].parent)
+            for place, target in tree.items()
+        }
         return found, contested
 
     def package(self, store: Path, name: str, **files: str | None) -> Path:
@@ -168,23 +161,22 @@ class TestRoot:
             (tmp_path / name / "bin" / "env").write_text("")
             (tmp_path / name / "bin" / "env").chmod(0o755)
         closure = [str(tmp_path / name) for name in ["0-a-toolbox", "1-coreutils-9.1"]]
-        complete_root(str(tmp_path / "tree"), closure)
-        link = tmp_path / "tree" / "usr" / "bin" / "env"
-        assert os.readlink(link) == f"{tmp_path}/1-coreutils-9.1/bin/env"
+        tree = {}
+        complete_root(tree, closure)
+        assert tree["usr/bin/env"] == f"{tmp_path}/1-coreutils-9.1/bin/env"
 
     def test_env_of_the_contents_is_left_alone(self, tmp_path):
-        own = tmp_path / "tree" / "usr" / "bin" / "env"
-        own.parent.mkdir(parents=True)
-        own.write_text("own")
+        tree = {"usr": None, "usr/bin": None, "usr/bin/env": "own"}
         (tmp_path / "c-coreutils" / "bin").mkdir(parents=True)
         (tmp_path / "c-coreutils" / "bin" / "env").write_text("")
         (tmp_path / "c-coreutils" / "bin" / "env").chmod(0o755)
-        complete_root(str(tmp_path / "tree"), [str(tmp_path / "c-coreutils")])
-        assert own.read_text() == "own"
+        complete_root(tree, [str(tmp_path / "c-coreutils")])
+        assert tree["usr/bin/env"] == "own"
 
     def test_without_any_env_there_is_no_usr(self, tmp_path):
-        complete_root(str(tmp_path / "tree"), [])
-        assert os.listdir(tmp_path / "tree") == ["tmp"]
+        tree = {}
+        complete_root(tree, [])
+        assert tree == {"tmp": None}
 
 
 class TestJSON:

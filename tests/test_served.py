@@ -111,3 +111,13 @@ def test_a_builder_elsewhere_makes_the_same_image(nix: Nix, tmp_path: Path) -> N
     answer, built = machine.build(packages, "-j0", "--builders", builder)
     assert any(name.startswith("layer-") for name in built)
     assert answer.read_bytes() == first.read_bytes()
+
+
+def test_an_answer_holds_layers_and_no_packages(nix: Nix) -> None:
+    """So that packages can be collected while their images are served."""
+    answer = nix.build(*nix.call(["jq", "hello"])).path
+    held = nix.closure(answer)
+    packages = nix.closure(nix.package("jq"), nix.package("hello"))
+    assert not held & packages
+    layers = json.loads(answer.read_bytes())["layerLocations"].values()
+    assert all(any(each["path"].startswith(path) for path in held) for each in layers)

@@ -164,7 +164,8 @@ def kill_loop(store: OwnStore, kills: int, chance: random.Random) -> dict[str, A
         collection.join()
         registry.stop()
     assert not collection.failures, collection.failures[0]
-    left = list((store.folder / "tmp").glob("nix-build-*"))
+    # Where builds run: in TMPDIR, with newer Nixes below the store's folder.
+    left = [*store.folder.glob("tmp/nix-build-*"), *store.folder.glob("nix/var/nix/builds/*")]
     return {
         "kills": kills,
         "hit": dict(hit),

@@ -35,9 +35,9 @@ from typing import BinaryIO
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What a terminal would obey; builders write what they like.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-# "error: ..." at any depth of a trace; without a message it opens a trace (Nix from 2.20 on).
+# "error: ..." at any depth of a trace; without a message it opens a trace (seen with Nix 2.26).
 _ERROR = re.compile(r"\s*error:\s*(.*)$")
-_REASON = re.compile(r"\s*Reason: (.*)$")  # Nix from 2.29 on
+_REASON = re.compile(r"\s*Reason: (.*)$")  # seen with Nix 2.34
 _LOG_LINE = re.compile(r"\s*> (.*)$")
 _BUILDING = re.compile(r"building '(.*)'")
 _PACKAGE = re.compile(r".*while looking up the package '(.*)'$")
@@ -46,8 +46,8 @@ _CONSEQUENCE = re.compile(r"\d+ dependenc|some errors|build of .* failed$")
 
 NO_REASON = "nix-build gave no reason"
 # A collection of garbage decides on a set of paths and then deletes one after the other; Nix can
-# take one for its own in between, and misses it later. With collections one after the other it
-# happened to 2 of 300 builds whose parts were all garbage; the next attempt makes them anew.
+# take one for its own in between, and misses it later. tests/kill_loop.py, with its collections one
+# after the other, meets that now and then; the next attempt makes the paths anew.
 _COLLECTED = re.compile(
     rf"path '[^']*' is not valid|/[0-9a-z]{{32}}-\S*: No such file or directory|{NO_REASON}$"
 )

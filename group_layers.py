@@ -85,9 +85,8 @@ merging backwards: at first all is one layer, then those that save most are spli
 
 Complexity
 ----------
-Linear in the paths and references but for sorting, and for a factor of log(paths) where a path has
-many dominators above it (see `dominator_tree`). With `reuse` there is a factor of budget times
-classes of paths below the candidates (see `_cover`).
+Linear in the paths and references, but for sorting, and for a factor of log(paths) where a path has
+many dominators above it (see `dominator_tree`).
 
 References
 ----------
@@ -668,6 +667,9 @@ SURVIVAL = (882, 607, 135, 0)
 # all gains .005; 96 to 384 anchors are alike.
 USERS = 256
 ANCHORS = 128
+# So many classes of paths are told apart in full. Closures of packages have some 1 000 at any size;
+# random references make 26 000 of 100 000 paths, which took twice the time of all the rest.
+CLASSES = 4096
 # Users elsewhere, known from a table, count by their root: with plain counts one wrong or missing
 # entry decides (half of a table: update 1.040, with the root 1.036). Factors of 2 to 8 are alike.
 ELSEWHERE = 4
@@ -690,6 +692,7 @@ def _reuse(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]
     users = _count_users(graph, order, popularity)
     levels = [bisect_right(LEVELS, size) for size in graph.closure_sizes]
     anchors = _choose_anchors(graph, order, dominator)
+    anchors.sort(key=lambda path: (-users[path], _by_name(graph, path)))
     placed = _cover(graph, budget, users, levels, anchors, _mark_below(graph, order, anchors))
 
     requested = set(graph.roots)
@@ -719,9 +722,11 @@ def _is_acyclic(graph: Graph, order: list[int]) -> bool:
     position = [0] * len(order)
     for place, path in enumerate(order):
         position[path] = place
-    return all(
-        position[path] <= position[needed] for path in order for needed in graph.references[path]
-    )
+    for place, path in enumerate(order):
+        for needed in graph.references[path]:
+            if position[needed] < place:
+                return False
+    return True
 
 
 def _numbered_by_name(graph: Graph) -> Graph:
@@ -801,6 +806,25 @@ def _greatest(graph: Graph, values: list[int], count: int) -> list[int]:
     return sorted(some, key=lambda path: (-values[path], _by_name(graph, path)))[:count]
 
 
+def _classify(
+    sizes: list[int], above: list[int], users: list[int], levels: list[int]
+) -> dict[tuple[int, int, int], list[int]]:
+    """Return the paths by anchors above them, users and level. With too many classes, paths of
+    small ones keep only the anchor with the most users, the first one, where they would mostly go.
+    """
+    classes: dict[tuple[int, int, int], list[int]] = {}
+    for path, key in enumerate(zip(above, users, levels)):
+        classes.setdefault(key, []).append(path)
+    if len(classes) > CLASSES:
+        weights = [sum(map(sizes.__getitem__, paths)) for paths in classes.values()]
+        least = sorted(weights)[-CLASSES]
+        all_classes, classes = classes, {}
+        for ((marks, count, level), paths), weight in zip(all_classes.items(), weights):
+            key = (marks if weight > least else marks & -marks), count, level
+            classes.setdefault(key, []).extend(paths)
+    return classes
+
+
 def _cover(
     graph: Graph,
     budget: int,
@@ -820,9 +844,7 @@ def _cover(
         [STEADY_WORTH - STEADY_WORTH * max(0, own - least) // 1000 for least in SURVIVAL]
         for own in SURVIVAL
     ]
-    classes: dict[tuple[int, int, int], list[int]] = {}
-    for path, key in enumerate(zip(above, users, levels)):
-        classes.setdefault(key, []).append(path)
+    classes = _classify(sizes, above, users, levels)
     class_of = [0] * len(sizes)
     used, left, worth = [], [], []  # of each class; the bytes that are not alone, their worth now
     below = {head: [[] for _ in range(top + 1)] for head in (*anchors, image)}  # classes by level

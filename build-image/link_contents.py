@@ -18,6 +18,7 @@ The tree is in memory until commands want to see it: an image has thousands of l
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import subprocess
@@ -27,6 +28,9 @@ import tarfile
 from builder import fail, parse_time, read_attributes
 
 TREE = "root"
+
+# From <linux/prctl.h>
+PR_SET_CHILD_SUBREAPER = 36
 
 # What is at each place, as seen from the root: the target of a link, None for a folder. Folders
 # come before what is in them.
@@ -125,9 +129,11 @@ def run(what: str, command: list[str], folder: str, path: str = "") -> None:
     """Run `command` in `folder`; end the build with one line when it fails."""
     # fakeroot is to imitate a change of owner even where the builder could really make one.
     environment = dict(os.environ, PATH=path, LC_ALL="C", FAKEROOTDONTTRYCHOWN="1")
+    # fakeroot waits for its daemon, an orphan, to be gone, and it is gone when somebody has asked
+    # for its status. That falls to the first process of a sandbox or container, which may not ask;
+    # so this one takes the orphans.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     process = subprocess.Popen(command, cwd=folder, env=environment)
-    # The builder is the first process of Nix's sandbox, to which orphans fall. fakeroot waits for
-    # its daemon, an orphan, to be gone, and it is gone when somebody has asked for its status.
     while True:
         ended, status = os.wait()
         if ended == process.pid:

@@ -51,6 +51,7 @@ def store_members(image: Image) -> list[tarfile.TarInfo]:
 def short_folder() -> Iterator[Path]:
     """A folder for programs that take no long names or fill what they are given."""
     with tempfile.TemporaryDirectory(prefix="test-") as folder:
+        os.chmod(folder, 0o755)  # builds of other users go through it
         yield Path(folder)
 
 

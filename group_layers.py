@@ -168,7 +168,8 @@ class Graph(NamedTuple):
     closure_sizes: list[int]  # bytes of the path and of all that it needs
     references: list[list[int]]  # in no particular order; a path may refer to itself
     roots: list[int]  # the requested paths
-    unreached: list[int]  # paths that no root needs
+    order: list[int]  # the paths that they need, users first: in reverse postorder
+    unreached: list[int]  # the other paths
 
 
 class Layer(NamedTuple):
@@ -238,8 +239,10 @@ def load_graph(text: str) -> Graph:
         described = [(*entry[:3], [new[number] for number in entry[3]]) for entry in described]
 
     _, nar_sizes, closure_sizes, references = map(list, zip(*described))
-    unreached = _unreached(references, roots)
-    return Graph(paths, nar_sizes, closure_sizes, references, roots, unreached)
+    order = _reverse_postorder([*references, roots], len(paths))[1:]
+    reached = set(order)
+    unreached = [number for number in range(len(paths)) if number not in reached]
+    return Graph(paths, nar_sizes, closure_sizes, references, roots, order, unreached)
 
 
 def load_popularity(text: str) -> dict[str, int]:
@@ -251,17 +254,6 @@ def load_popularity(text: str) -> dict[str, int]:
         if not _is_size(count):
             raise GraphError(f"field {_show(name)}: want a count, got {_show(count)}")
     return table
-
-
-def _unreached(references: list[list[int]], roots: list[int]) -> list[int]:
-    reached: set[int] = set()
-    next_ones = set(roots)
-    while next_ones:
-        reached |= next_ones
-        next_ones = set().union(*map(references.__getitem__, next_ones)) - reached
-    if len(reached) == len(references):
-        return []
-    return [path for path in range(len(references)) if path not in reached]
 
 
 class _Numbers(dict):
@@ -394,6 +386,12 @@ def dominator_tree(successors: list[list[int]], root: int) -> tuple[list[int], l
     Any other graph is left to `_semidominators`. Time O(edges log vertices), in practice linear.
     """
     order = _reverse_postorder(successors, root)
+    return order, _dominators(successors, order)
+
+
+def _dominators(successors: list[list[int]], order: list[int]) -> list[int]:
+    """Return immediate dominators, given the reverse postorder from the root."""
+    root = order[0]
     dominator = [-1] * len(successors)
     dominator[root] = root
     depth = [0] * len(successors)  # of vertices that are done, in the dominator tree
@@ -413,9 +411,9 @@ def dominator_tree(successors: list[list[int]], root: int) -> tuple[list[int], l
                 met = _meet(known, vertex, dominator, depth, jump)
                 if met != known:
                     if depth[successor]:
-                        return order, _semidominators(successors, root)
+                        return _semidominators(successors, root)
                     dominator[successor] = met
-    return order, dominator
+    return dominator
 
 
 def _reverse_postorder(successors: list[list[int]], root: int) -> list[int]:
@@ -545,8 +543,12 @@ def _image_tree(graph: Graph, root_edges: list[int]) -> tuple[list[int], list[in
     The image is one more vertex, which refers to the paths in `root_edges`.
     """
     image = len(graph.paths)
-    order, dominator = dominator_tree([*graph.references, root_edges], image)
-    return order[1:], dominator
+    successors = [*graph.references, root_edges]
+    if graph.unreached:
+        order, dominator = dominator_tree(successors, image)
+        return order[1:], dominator
+    # Everything was found from the roots: more root edges lead to nothing new.
+    return graph.order, _dominators(successors, [image, *graph.order])
 
 
 def _subtrees(graph: Graph, order: list[int], dominator: list[int]) -> dict[int, list[int]]:
@@ -732,12 +734,15 @@ def _is_acyclic(graph: Graph, order: list[int]) -> bool:
 def _numbered_by_name(graph: Graph) -> Graph:
     old = sorted(range(len(graph.paths)), key=lambda path: _by_name(graph, path))
     new = {path: number for number, path in enumerate(old)}
+    references = [sorted({new[needed] for needed in graph.references[path]}) for path in old]
+    roots = sorted({new[path] for path in graph.roots})
     return Graph(
         [graph.paths[path] for path in old],
         [graph.nar_sizes[path] for path in old],
         [graph.closure_sizes[path] for path in old],
-        [sorted({new[needed] for needed in graph.references[path]}) for path in old],
-        sorted({new[path] for path in graph.roots}),
+        references,
+        roots,
+        _reverse_postorder([*references, roots], len(old))[1:],
         sorted(new[path] for path in graph.unreached),
     )
 

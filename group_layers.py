@@ -138,7 +138,7 @@ __all__ = [
     "store_name",
 ]
 
-# Nixery's: registries and container runtimes take some 125 layers, and an image adds its own.
+# Nixery's. Container runtimes take some 125 layers; this leaves room for what is put on top.
 DEFAULT_BUDGET = 94
 
 DEFAULT_STRATEGY = "reuse"
@@ -640,9 +640,9 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
 # of paths below one path, its anchor, since whoever has the anchor has all of them; or a stratum of
 # paths that change equally seldom. What is left is one layer. In terms of the frame, each path that
 # gets a layer, and each open anchor, gets a root edge; a path below one open anchor is dominated by
-# it, one below several goes to the one that most needs have in common; and the merge loop runs
-# backwards, from one layer up to the budget. It is the greedy cover of facility location [4] under
-# one estimate of how well a byte is placed, and nothing else divides the budget.
+# it, one below several goes with the one that has most users; and the merge loop runs backwards,
+# from one layer up to the budget. It is the greedy cover of facility location [4] under one
+# estimate of how well a byte is placed, and nothing else divides the budget.
 #
 # The figures below are bytes moved / bytes needed, as bench/reuse.py defines them: `fleet` for many
 # images on one host, `update` and `rollout` for the next revision of one and of all of them; and
@@ -670,7 +670,7 @@ SURVIVAL = (882, 607, 135, 0)
 USERS = 256
 ANCHORS = 128
 # So many classes of paths are told apart in full. Closures of packages have some 1 000 at any size;
-# random references make 26 000 of 100 000 paths, which took twice the time of all the rest.
+# random references make 26 000 of 100 000 paths, with which the cover took 1.0 s and now takes .25.
 CLASSES = 4096
 # Users elsewhere, known from a table, count by their root: with plain counts one wrong or missing
 # entry decides (half of a table: update 1.040, with the root 1.036). Factors of 2 to 8 are alike.

@@ -491,6 +491,8 @@ def _semidominators(successors: list[list[int]], root: int) -> list[int]:
                 best[passed] = least = min(least, best[passed])
                 ancestor[passed] = ancestor[top]
             semidominator[vertex] = min(semidominator[vertex], least)
+            if least == 0:  # the root, which comes first among predecessors
+                break
         best[vertex] = semidominator[vertex]
 
     dominator = [0] * len(vertices)

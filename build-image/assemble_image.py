@@ -3,10 +3,10 @@
 Reads a few kilobytes and writes a few: the layers' blobs are links to the store paths that hold
 them, and their digests were computed when they were packed.
 
-Attributes: `name`, `tag`; `layers`, folders as pack_layer.py writes them, in the image's order;
-`base`, an OCI layout with one image, or null; `config`, the image's configuration
-as the OCI image specification has it; `environment`, variables that give way to those of the
-base and the configuration; `architecture`, `variant`; `created`, a time as tar takes it. Writes
+Attributes: `imageName`, `tag`; `layers`, folders as pack_layer.py writes them, in the image's
+order; `base`, an OCI layout with one image, or null; `config`, the image's configuration as the OCI
+image specification has it; `environment`, variables that give way to those of the base and the
+configuration; `architecture`, `variant`; `created`, a time as tar takes it. Writes
 
     out      the OCI image layout, with a manifest.json besides: a tar of its files is an archive
              that `docker load` reads, too
@@ -73,19 +73,20 @@ def history_of(layer: dict, created: str) -> dict[str, str]:
 def image_config(attributes: dict, layers: list[dict], base: dict) -> dict:
     """Return the image's configuration: the base's, overlaid with what the attributes say."""
     created = timestamp(attributes["created"])
-    config = {**base.get("config", {}), **attributes["config"]}
+    inherited = base.get("config") or {}
+    config = {**inherited, **attributes["config"]}
     environment = merge_environment(
         attributes["environment"],
-        base.get("config", {}).get("Env") or [],
+        inherited.get("Env") or [],
         attributes["config"].get("Env", []),
     )
     if environment:
         config["Env"] = environment
     for key in ("Labels", "ExposedPorts", "Volumes"):
-        merged = {**(base.get("config", {}).get(key) or {}), **attributes["config"].get(key, {})}
+        merged = {**(inherited.get(key) or {}), **attributes["config"].get(key, {})}
         if merged:
             config[key] = merged
-    history = list(base.get("history", []))
+    history = list(base.get("history") or [])
     # A base without a complete history would make ours name the wrong layers.
     described = sum(not entry.get("empty_layer", False) for entry in history)
     base_layers = base.get("rootfs", {}).get("diff_ids", [])

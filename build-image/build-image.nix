@@ -41,9 +41,7 @@ let
     isString
     map
     match
-    removeAttrs
     toJSON
-    tryEval
     ;
 
   load =

@@ -73,7 +73,9 @@ def main() -> None:
     archive = [attributes["tar"], "--create", "--format=gnu", "--sort=name", "--blocking-factor=1"]
     archive += ["--mtime", attributes["mtime"], "--owner", attributes["owner"]]
     archive += ["--group", attributes["group"], "--file", attributes["outputs"]["out"]]
-    subprocess.run([*archive, "--directory=root", "nix"], check=True)
+    done = subprocess.run([*archive, "--directory=root", "nix"], check=False)
+    if done.returncode != 0:
+        fail(f"tar failed with status {done.returncode}")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
     nixery_build_image.py NIX_BUILD SOURCES [ARGUMENT ...]
 
 The arguments go to nix-build as they are: `--argstr` for those of build-image.nix, `--timeout
-SECONDS` for each single build, `--out-link FILE` to hold an answer (Nix names the link
-FILE-answer, and FILE for an error), `--store`, `--builders`,
-`--option`. What the caller gets:
+SECONDS` for each single build, `--out-link FILE` to hold an answer (Nix names the link FILE-answer,
+and FILE for an error), `--store`, `--builders`, `--option`. What the caller gets:
 
     standard output    one store path, the answer: a JSON file, an image or an error that whoever
                        asked for the image can mend
@@ -157,8 +156,8 @@ def main() -> int:
     # -Q: Nix tells a failed builder's last lines with the error, not all of them as they come.
     command = [nix_build, "--no-out-link", "--show-trace", "-Q", *arguments]
     # What an evaluation with restrict-eval must be let read; with a name, so that "=" is no end.
-    for path in (os.path.dirname(sources), given.get("srcArgs", ""), given.get("loadPkgs", "")):
-        if path.startswith("/"):
+    for path in (os.path.dirname(sources), *map(given.get, ("srcArgs", "loadPkgs", "popularity"))):
+        if path and path.startswith("/"):
             command += ["-I", f"nixery={path}"]
     command.append(os.path.join(sources, "build-image.nix"))
     try:

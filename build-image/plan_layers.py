@@ -51,7 +51,7 @@ def read_base(layout: str | None) -> tuple[int, set[str]]:
         return 0, set()
     manifest = read_blob(layout, find_manifest(layout, None))
     present: set[str] = set()
-    for entry in read_blob(layout, manifest["config"]).get("history", []):
+    for entry in read_blob(layout, manifest["config"]).get("history") or []:
         marker, _, paths = entry.get("comment", "").partition(STORE_PATHS)
         if entry.get("created_by") == CREATED_BY and not marker:
             present.update(paths.split())

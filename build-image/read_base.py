@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import zlib
 
 from builder import fail, read_attributes, write_json
 
@@ -114,9 +115,9 @@ def main() -> None:
             unpack_archive(source, attributes["skopeo"], os.path.join(out, "unpacked"))
             source = os.path.join(out, "unpacked")
         link_layout(source, attributes["architecture"], out)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         fail(f"fromImage {source} is no image that can be read: {error!s}")
-    except (tarfile.TarError, subprocess.CalledProcessError) as error:
+    except (EOFError, zlib.error, tarfile.TarError, subprocess.CalledProcessError) as error:
         fail(f"fromImage {source} is neither an OCI layout nor an image archive: {error}")
 
 

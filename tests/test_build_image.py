@@ -636,7 +636,8 @@ class TestBaseImage:
         assert f"{tmp_path}/gone" in nix.image_error(f"{{ fromImage = {tmp_path}/gone; }}")
 
     @pytest.mark.parametrize(
-        "damage", ["text", "empty", "folder", "cut archive", "configuration", "layer", "lost layer"]
+        "damage",
+        ["text", "empty", "folder", "cut", "cut gzip", "configuration", "layer", "lost layer"],
     )
     def test_that_is_broken_is_a_clear_error(self, nix, base, archives, tmp_path, damage):
         broken = tmp_path / "broken"
@@ -644,8 +645,9 @@ class TestBaseImage:
             broken.write_text("I am no image\n" if damage == "text" else "")
         elif damage == "folder":
             broken.mkdir()
-        elif damage == "cut archive":
-            data = archives["docker-archive"].read_bytes()
+        elif damage in ("cut", "cut gzip"):
+            form = "docker-archive" if damage == "cut" else "compressed"
+            data = archives[form].read_bytes()
             broken.write_bytes(data[: len(data) // 2])
         else:
             shutil.copytree(base, broken)

@@ -168,10 +168,12 @@ def test_with_a_read_only_home(wrapper: Wrapper, tmp_path: Path) -> None:
 
 
 def test_restricted_evaluation(wrapper: Wrapper, tmp_path: Path) -> None:
-    """The wrapper names its files and the package set, and nothing else can be read."""
+    """The wrapper names its files and those of its arguments, and nothing else can be read."""
     restricted = ("--option", "restrict-eval", "true")
     folder = copy_of_set(wrapper, tmp_path / "a=b c")
-    assert "manifest" in wrapper.answer(["hello"], *restricted, srcArgs=folder)
+    table = tmp_path / "table.json"
+    table.write_text("{}")
+    assert "manifest" in wrapper.answer(["hello"], *restricted, srcArgs=folder, popularity=table)
     (tmp_path / "outside.nix").write_text(f"import {wrapper.package_set}")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "default.nix").write_text("import ../outside.nix")

@@ -244,6 +244,11 @@ class TestTimes:
         error = nix.image_error(f"{{ {argument} = {value}; }}")
         assert f"{argument} must be a time such as 1970-01-01T00:00:01Z" in error
 
+    @pytest.mark.parametrize("argument", ["created", "mtime"])
+    def test_what_is_not_in_the_calendar_is_refused(self, nix, argument):
+        error = nix.image_error(f'{{ {argument} = "2024-13-45"; }}')
+        assert "error: 2024-13-45 is no time" in error and "Traceback" not in error
+
 
 class TestOwner:
     def test_is_given_to_the_store_paths(self, nix):

@@ -64,7 +64,10 @@ let
 
   names =
     let
-      parsed = if isString packages then fromJSON packages else packages;
+      # fromJSON's own words for what is no JSON at all do not say what was to be JSON.
+      start = builtins.substring 0 1 (builtins.replaceStrings [ " " "\n" "\t" ] [ "" "" "" ] packages);
+      isArray = isString packages && start == "[";
+      parsed = if isArray then fromJSON packages else packages;
     in
     if isList parsed && all isString parsed then
       parsed

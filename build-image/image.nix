@@ -277,7 +277,9 @@ let
     created = checkTime "created" created;
   };
   imageTag =
-    if tag != null then
+    if tag != null && builtins.match "[A-Za-z0-9_][A-Za-z0-9._-]{0,127}" tag == null then
+      throw "tag must be up to 128 letters, digits, _ . - and begin with no . or -, not ${toJSON tag}"
+    else if tag != null then
       tag
     else
       builtins.substring 0 32 (
@@ -339,6 +341,10 @@ else
 
     # `copy-to DESTINATION [OPTION ...]`: skopeo, which pushes only what is missing there.
     copyTo = tools.writeShellScriptBin "copy-to" ''
+      if (($# == 0)); then
+        echo "usage: copy-to DESTINATION [OPTION ...], as in: copy-to docker://localhost:5000/image" >&2
+        exit 2
+      fi
       exec ${tools.skopeo}/bin/skopeo --insecure-policy copy "''${@:2}" oci:${image}:${imageTag} "$1"
     '';
 

@@ -860,6 +860,8 @@ class TestOtherMachines:
 
 class TestOtherStore:
     def test_image_of_another_store_folder_has_its_paths(self, nix, short_folder, monkeypatch):
+        # Two stores that build as the same users kill each other's builders.
+        monkeypatch.setenv("NIX_CONFIG", os.environ["NIX_CONFIG"] + "\nbuild-users-group =")
         monkeypatch.setenv("NIX_STORE_DIR", str(short_folder / "store"))
         monkeypatch.setenv("NIX_STATE_DIR", str(short_folder / "state"))
         monkeypatch.setenv("NIX_LOG_DIR", str(short_folder / "log"))

@@ -163,7 +163,7 @@ in
 }:
 let
   compressors = {
-    gz = "${tools.pigz}/bin/pigz";
+    gz = "${tools.libdeflate}/bin/libdeflate-gzip";
     zstd = "${tools.zstd}/bin/zstd";
     none = "";
   };

@@ -84,7 +84,7 @@ class Wrapper:
 
 
 # What the images of the tests are made with and of.
-TOOLS = ("bash", "coreutils", "gnutar", "jq", "hello", "nix", "pigz", "python3", "tree")
+TOOLS = ("bash", "coreutils", "gnutar", "jq", "hello", "libdeflate", "nix", "python3", "tree")
 
 
 class OwnStore:

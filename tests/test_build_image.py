@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -388,13 +389,18 @@ class TestCompressor:
         ("compressor", "program"), [("none", None), ("gz", "gzip"), ("zstd", "zstd")]
     )
     def test_layers_have_its_format(self, nix, compressor, program):
-        image = nix.image(f'{{ contents = [ pkgs.hello ]; compressor = "{compressor}"; }}')
+        image = nix.image(f'{{ contents = [ pkgs.python3 ]; compressor = "{compressor}"; }}')
         ending = f"+{program}" if program else ""
-        for layer in image.manifest["layers"]:
+        sizes = []
+        for layer, diff_id in zip(image.manifest["layers"], image.config["rootfs"]["diff_ids"]):
             assert layer["mediaType"] == "application/vnd.oci.image.layer.v1.tar" + ending
+            archive = image.blob(layer["digest"]).read_bytes()
             if program:
-                run(program, "-t", input=image.blob(layer["digest"]).read_bytes(), text=False)
-        assert image.config["rootfs"] == nix.image("{ contents = pkgs.hello; }").config["rootfs"]
+                archive = run(program, "-dc", input=archive, text=False).stdout
+            assert diff_id == f"sha256:{hashlib.sha256(archive).hexdigest()}"
+            sizes.append(len(archive))
+        assert max(sizes) > 2 * (8 << 20)  # so many bytes are compressed in several parts
+        assert image.config["rootfs"] == nix.image("{ contents = pkgs.python3; }").config["rootfs"]
 
     @pytest.mark.parametrize("compressor", ["none", "gz", "zstd"])
     def test_image_refers_to_nothing_that_is_packed_in_it(self, nix, compressor):

@@ -192,7 +192,8 @@ def store_name(path: str) -> str:
     return _STORE_PREFIX.sub("", path)
 
 
-_STORE_PREFIX = re.compile("^/nix/store/[a-z0-9]+-")
+# Nixery's pattern, and what a path in a store elsewhere begins with.
+_STORE_PREFIX = re.compile("^/nix/store/[a-z0-9]+-|^/(?!nix/store/).*/[a-z0-9]{32}-")
 
 
 # Reading

@@ -64,8 +64,21 @@ PEER_LIMITS = {
 # Bytes of the packages that change in images, as keys of images.nix.
 CHANGING = ("100000", "1000000", "10000000", "30000000")
 IMAGE_SIZES = {"small": "50", "large": "500"}  # images.nix's names, and about how many store paths
+# A million look-ups of store paths in a dictionary of so many, in no order: prints their seconds.
+LOOK_UPS = """
+import random, sys, time
+names = [f"/nix/store/{n:032}-package" for n in range(int(sys.argv[1]))]
+known = {name: number for number, name in enumerate(names)}
+random.shuffle(names)
+names = ["".join(name) for name in names * (1_000_000 // len(names))]
+start = time.process_time()
+for name in names:
+    known[name]
+print(time.process_time() - start)
+"""
+
 # At most so many runs of what takes longest: images from nothing, and after a change.
-COLD_RUNS = {"small": 5, "large": 3}
+COLD_RUNS = {"small": 7, "large": 5}
 CHANGE_RUNS = 3
 
 
@@ -228,6 +241,11 @@ class Script:
         """Return the command that does nothing but parse a graph."""
         return [self.python, "-c", "import json, sys; json.load(open(sys.argv[1]))", graph]
 
+    def look_up(self, count: int) -> float:
+        """Return the seconds of a million look-ups of store paths among so many: see `LOOK_UPS`."""
+        command = [self.python, "-c", LOOK_UPS, str(count)]
+        return statistics.median(float(run(command).output) for _ in range(5))
+
     def group(self, strategy: str, graph: Path) -> list[str | Path]:
         """Return the command that groups the paths of a graph."""
         return [
@@ -287,7 +305,8 @@ def compare_script(script: Script, sizes: Sequence[int], repeats: int) -> dict[i
 def measure_growth(script: Script, sizes: Sequence[int]) -> list[tuple[int, float]]:
     """Time the default strategy on graphs of all shapes; return (paths, seconds) of closures.
 
-    `json.load` shows how much of the growth is the machine's: memory that no cache holds.
+    `json.load`, and looking up one path, show how much of the growth is the machine's: memory that
+    no cache holds.
     """
     wanted = [(shape, count) for shape in GROWING for count in sizes]
     say(f"making {len(wanted)} graphs")
@@ -323,6 +342,8 @@ def measure_growth(script: Script, sizes: Sequence[int]) -> list[tuple[int, floa
         f"Growth, strategy {DEFAULT_STRATEGY}, CPU time (medians; runs: {runs_of_each}):",
         table(header, rows),
     )
+    times = [f"{script.look_up(count):.2f} s among {count}" for count in sizes]
+    report(f"A million look-ups of a store path in a dictionary: {', '.join(times)}.")
     return [(count, seconds["closure", count]) for count in sizes]
 
 
@@ -500,6 +521,7 @@ def measure_cold(builder: Builder, size: str, revisions: dict, repeats: int, fol
 
     commands = {
         "image": build(True),
+        "image, max-jobs = auto": lambda: [*build(True)(), "--max-jobs", "auto"],
         "image, importFromDerivation = false": build(False),
         "tar \\| pigz -6": always("sh", "-c", f"{archive} | {pigz}/bin/pigz -6 >{out}"),
     }
@@ -557,19 +579,20 @@ def measure_images(folder: Path, arguments: argparse.Namespace, packages: str) -
     revisions = dict.fromkeys(CHANGING, "first")
     evaluations, colds = [], []
     changes = {}
+    often = 3 * repeats  # what takes milliseconds
     for size, paths in IMAGE_SIZES.items():
         say(f"building the image of some {paths} paths")
         run(builder.command("nix-build", "image", size, revisions))
         run(builder.command("nix-build", "image", size, revisions, importFromDerivation=False))
         say("evaluation")
-        evaluations += measure_evaluation(builder, size, revisions, repeats)
+        evaluations += measure_evaluation(builder, size, revisions, often)
         say("all from nothing")
         few = min(repeats, COLD_RUNS[size])
         colds += measure_cold(builder, size, revisions, few, folder)
         say("one package changed")
         changes[size] = measure_change(builder, size, revisions, min(repeats, CHANGE_RUNS))
     report(
-        f"Evaluation, and building when nothing has changed ({repeats} runs):",
+        f"Evaluation, and building when nothing has changed ({often} runs):",
         table(("paths", "", "wall ms", "/ names", "/ all", "aim"), evaluations),
         "All from nothing (runs: {})".format(
             ", ".join(f"{COLD_RUNS[size]} of {paths} paths" for size, paths in IMAGE_SIZES.items())

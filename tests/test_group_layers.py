@@ -52,6 +52,21 @@ def plan_of(references: dict[str, str], roots: str, budget: int = 94, **sizes: t
     return ["".join(layer.contents) for layer in group(graph, budget, strategy="nixery")]
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/nix/store/d1zz2b3c4f5g6h7i8j9k0lmnpqrsvwxy-git-2.39.5", "git-2.39.5"),
+        ("/nix/store/abc-git", "git"),  # no hash that Nix makes, but Nixery's pattern takes it
+        ("/opt/nix/store/d1zz2b3c4f5g6h7i8j9k0lmnpqrsvwxy-git-2.39.5", "git-2.39.5"),
+        ("/opt/abc-git", "/opt/abc-git"),
+        ("/nix/store/abc", "/nix/store/abc"),
+        ("git-2.39.5", "git-2.39.5"),
+    ],
+)
+def test_store_name_is_what_follows_the_hash(path, name):
+    assert group_layers.store_name(path) == name
+
+
 def test_examples_in_the_docstrings_are_true():
     found = doctest.testmod(group_layers)
     assert found.attempted >= 6

@@ -7,9 +7,10 @@ so that all cores have one, and the parts are as large whatever the machine: the
 nothing but the attributes, neither on the number of cores nor on the user who builds.
 
 Attributes: `storePaths`, a list; `archives`, uncompressed tar files whose entries follow the store
-paths (the symlinks and files of the image's root); and how every layer of the image is packed:
-`tar`, a program; `compressor` ("gz", "zstd" or "none") and `compressorProgram`; `storeDir`;
-`mtime` of all files, as tar takes it; `owner` and `group` of the store paths, NAME:ID each.
+paths (the symlinks and files of the image's root), each ended by two empty blocks and no more; and
+how every layer of the image is packed: `tar`, a program; `compressor` ("gz", "zstd" or "none") and
+`compressorProgram`; `storeDir`; `mtime` of all files, as tar takes it; `owner` and `group` of the
+store paths, NAME:ID each.
 Writes into the output:
 
     layer.tar[.gz|.zst]   the layer
@@ -123,6 +124,9 @@ def _compress(command: list[str], part_size: int, chunks: Iterator[bytes]) -> It
 
 def _entries(packing: dict, store_paths: list[str], archives: list[str]) -> Iterator[bytes]:
     """Yield the bytes of the uncompressed layer."""
+    if not store_paths and len(archives) == 1:
+        yield from _chunks(archives[0])
+        return
     seen: set[str] = set()
     if store_paths:
         if not archives:
@@ -197,9 +201,9 @@ def _ancestors(folder: str) -> list[str]:
     return ["/".join(parts[: n + 1]) for n in range(len(parts))]
 
 
-def _chunks(pipe: int) -> Iterator[bytes]:
-    """Yield what comes out of a pipe, and close it."""
-    with open(pipe, "rb", buffering=0) as stream:
+def _chunks(file: int | str) -> Iterator[bytes]:
+    """Yield what comes out of a pipe, and close it; or what is in the file of that name."""
+    with open(file, "rb", buffering=0) as stream:
         while chunk := stream.read(CHUNK):
             yield chunk
 

@@ -10,7 +10,8 @@ path of the image has `bin/env`.
 Attributes: `contents`, a list; `exportReferencesGraph.closure`, theirs; `extraCommands` and
 `fakeRootCommands`, shell text that runs in the tree ("" for none), the latter under fakeroot;
 `shell`, `fakeroot`, `tar`, programs; `path`, the PATH of the commands; `mtime`, as tar takes it.
-Writes the tree as the uncompressed archive `out`, so that Nix sees which store paths it names.
+Writes the tree as the uncompressed archive `out`, ended by two empty blocks and no more: not packed
+yet, so that Nix sees which store paths it names.
 
 The tree is in memory until commands want to see it: an image has thousands of links, and making
 6 500 of them as files only for tar to read took 2 s more, of 3.

@@ -28,9 +28,15 @@ def main() -> None:
     else:
         layers = [(paths, []) for paths in contents] + [([], archives)]
     os.mkdir(out)
-    with ThreadPoolExecutor(cores()) as pool:
+    # Threads share Python's lock: more than a few do not read faster. One compressor more for each
+    # than its share of the cores goes on while the thread reads.
+    threads = min(cores(), 8)
+    compressors = cores() // threads + 1
+    with ThreadPoolExecutor(threads) as pool:
         jobs = [
-            pool.submit(pack_layer, attributes, *layer, os.path.join(out, f"{number:03}"))
+            pool.submit(
+                pack_layer, attributes, *layer, os.path.join(out, f"{number:03}"), compressors
+            )
             for number, layer in enumerate(layers)
         ]
         for job in jobs:

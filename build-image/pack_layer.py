@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections import deque
 from collections.abc import Iterator
 
@@ -42,15 +43,17 @@ _COMPRESSORS = {
     "zstd": (".zst", "+zstd", ["-6", "--quiet", "--stdout", "-T1"], 8 << 20),
 }
 
-# More would wait: tar and a digest come to 800 MB/s, a compressor to 85 (zstd: 60). Each has its
+# More would wait: tar and a digest come to 800 MB/s, a compressor to 90 (zstd: 60). Each has its
 # part in memory, and what it makes of it.
 MOST_COMPRESSORS = 12
 
 
-def pack_layer(packing: dict, store_paths: list[str], archives: list[str], out: str) -> None:
+def pack_layer(
+    packing: dict, store_paths: list[str], archives: list[str], out: str, compressors: int
+) -> None:
     """Write one layer and its description into the new folder `out`.
 
-    `packing` are the attributes that say how, as above.
+    `packing` are the attributes that say how, as above; `compressors`, how many may run at once.
     Ends the build with one line when tar or the compressor fails.
     """
     ending, media_type, arguments, part_size = _COMPRESSORS[packing["compressor"]]
@@ -63,7 +66,8 @@ def pack_layer(packing: dict, store_paths: list[str], archives: list[str], out: 
 
     stored = uncompressed()
     if arguments is not None:
-        stored = _compress([packing["compressorProgram"], *arguments], part_size, stored)
+        command = [packing["compressorProgram"], *arguments]
+        stored = _compress(command, part_size, compressors, stored)
     os.mkdir(out)
     file = "layer.tar" + ending
     size = 0
@@ -85,15 +89,18 @@ def pack_layer(packing: dict, store_paths: list[str], archives: list[str], out: 
     write_json(os.path.join(out, "layer.json"), description)
 
 
-def _compress(command: list[str], part_size: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _compress(
+    command: list[str], part_size: int, limit: int, chunks: Iterator[bytes]
+) -> Iterator[bytes]:
     """Yield what the compressor makes of each `part_size` bytes of its input, in their order.
 
-    One after the other that is a compressed file again: gzip's has any number of members (RFC 1952,
-    2.2), zstd's of frames (RFC 8878, 3.1).
+    One after the other that is a compressed file again: gzip's has one member or more (RFC 1952,
+    2.2), zstd's frames (RFC 8878, 3.1). At most `limit` compressors run at once. The input has at
+    least one byte.
     """
     running: deque[tuple[int, int]] = deque()  # process, and the file that it writes
 
-    def start(part: bytes) -> None:
+    def start(part: bytearray) -> None:
         source, target = os.memfd_create("part"), os.memfd_create("compressed part")
         with open(source, "wb", closefd=False) as file:
             file.write(part)
@@ -107,7 +114,6 @@ def _compress(command: list[str], part_size: int, chunks: Iterator[bytes]) -> It
         with open(target, "rb", buffering=0) as file:
             return file.read()
 
-    limit = min(cores(), MOST_COMPRESSORS)
     held = bytearray()
     for chunk in chunks:
         held += chunk
@@ -148,7 +154,7 @@ def _store_path_entries(packing: dict, store_paths: list[str], *options: str) ->
     """Yield the tar archive of `store_paths`, the folders above the store first."""
     ours, theirs = os.pipe()
     # The store's own folders have odd modes on some machines: these stand in for them. Each tar has
-    # its own, since it minds when another touches them; its pipe is its own as long as it runs.
+    # its own, since it minds when another touches them; its pipe is its own as long as it writes.
     above = f"above.{ours}"
     ancestors = _ancestors(packing["storeDir"])
     for folder in ancestors:
@@ -214,7 +220,10 @@ def _start(command: list[str], stdin: int, stdout: int) -> int:
     The module subprocess would do the same, and take 5 ms a layer for being imported.
     """
     actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
-    process = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+    # Python ignores SIGPIPE. tar would, too, and complain after us when its reader has failed.
+    process = os.posix_spawn(
+        command[0], command, os.environ, file_actions=actions, setsigdef=[signal.SIGPIPE]
+    )
     os.close(stdin)
     os.close(stdout)
     return process
@@ -229,7 +238,8 @@ def _expect_success(process: int, command: list[str], accepted: tuple[int, ...] 
 def main() -> None:
     attributes = read_attributes()
     out = attributes["outputs"]["out"]
-    pack_layer(attributes, attributes["storePaths"], attributes["archives"], out)
+    compressors = min(cores(), MOST_COMPRESSORS)
+    pack_layer(attributes, attributes["storePaths"], attributes["archives"], out, compressors)
 
 
 if __name__ == "__main__":

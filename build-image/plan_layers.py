@@ -14,6 +14,7 @@ output `out`, and why each layer is one, for people, as output `explain`.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -85,6 +86,7 @@ def run_program(file: str, arguments: list[str]) -> str:
     specification.loader.exec_module(program)
     with redirect_stderr(StringIO()) as said:
         status = program.main(arguments)
+    gc.enable()  # off, since the program is made for a short life of its own
     if status != 0:
         sys.exit(said.getvalue().rstrip())
     return said.getvalue()

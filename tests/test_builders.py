@@ -6,6 +6,10 @@ import doctest
 import importlib
 import json
 import os
+import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +29,82 @@ MODULES = sorted(file.stem for file in (ROOT / "build-image").glob("*.py"))
 @pytest.mark.parametrize("name", MODULES)
 def test_module_is_imported_without_doing_anything_and_its_examples_are_true(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+COMPRESSORS = {"none": "", "gz": "libdeflate-gzip", "zstd": "zstd"}
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory) -> Path:
+    """A folder of 20 MB: several parts for each compressor."""
+    folder = tmp_path_factory.mktemp("content")
+    (folder / "file").write_bytes(random.Random(1).randbytes(20 << 20))
+    return folder
+
+
+class TestPack:
+    """pack_layer.py as Nix runs it, on folders in place of store paths, with the tools here."""
+
+    def pack(
+        self,
+        folder: Path,
+        content: Path,
+        compressor: str,
+        program: str | None = None,
+        cores: int = 2,
+    ) -> subprocess.CompletedProcess:
+        folder.mkdir()
+        attributes = {
+            "outputs": {"out": str(folder / "out")},
+            "storePaths": [str(content)],
+            "archives": [],
+            "tar": shutil.which("tar"),
+            "compressor": compressor,
+            "compressorProgram": shutil.which(program or COMPRESSORS[compressor]),
+            "storeDir": "/nix/store",
+            "mtime": "@1",
+            "owner": "root:0",
+            "group": "root:0",
+        }
+        (folder / ".attrs.json").write_text(json.dumps(attributes))
+        return subprocess.run(
+            [sys.executable, "-BEsS", ROOT / "build-image/pack_layer.py"],
+            cwd=folder,
+            env={"NIX_BUILD_CORES": str(cores)},
+            capture_output=True,
+            text=True,
+        )
+
+    @pytest.mark.parametrize("compressor", ["gz", "zstd"])
+    def test_bytes_are_the_same_with_any_number_of_cores(self, tmp_path, content, compressor):
+        assert self.pack(tmp_path / "plain", content, "none").returncode == 0
+        for cores in 1, 2, 9:
+            done = self.pack(tmp_path / str(cores), content, compressor, cores=cores)
+            assert (done.returncode, done.stderr) == (0, "")
+        files = {
+            cores: [file.read_bytes() for file in sorted((tmp_path / cores / "out").iterdir())]
+            for cores in "129"
+        }
+        assert files["1"] == files["2"] == files["9"]
+        unpacked = subprocess.run(
+            [COMPRESSORS[compressor], "-dc"],
+            input=files["1"][1],
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        assert unpacked.stdout == (tmp_path / "plain/out/layer.tar").read_bytes()
+
+    @pytest.mark.parametrize("cores", [1, 9])
+    def test_failing_compressor_has_the_last_word(self, tmp_path, content, cores):
+        done = self.pack(tmp_path / "build", content, "gz", "false", cores)
+        assert done.returncode == 1
+        assert done.stderr == f"error: {shutil.which('false')} failed with status 1\n"
+
+    def test_failing_tar_ends_the_build(self, tmp_path):
+        done = self.pack(tmp_path / "build", tmp_path / "nothing", "gz")
+        assert done.returncode == 1
+        *_, last = done.stderr.splitlines()
+        assert last == f"error: {shutil.which('tar')} failed with status 2"
 
 
 class TestLinks:

@@ -61,9 +61,6 @@ PEER_LIMITS = {
     (100_000, "igraph"): 1.9,
 }
 
-# Bytes of the packages that change in images, as keys of images.nix.
-CHANGING = ("100000", "1000000", "10000000", "30000000")
-IMAGE_SIZES = {"small": "50", "large": "500"}  # images.nix's names, and about how many store paths
 # A million look-ups of store paths in a dictionary of so many, in no order: prints their seconds.
 LOOK_UPS = """
 import random, sys, time
@@ -76,6 +73,10 @@ for name in names:
     known[name]
 print(time.process_time() - start)
 """
+
+# Bytes of the packages that change in images, as keys of images.nix.
+CHANGING = ("100000", "1000000", "10000000", "30000000")
+IMAGE_SIZES = {"small": "50", "large": "500"}  # images.nix's names, and about how many store paths
 
 # At most so many runs of what takes longest: images from nothing, and after a change.
 COLD_RUNS = {"small": 7, "large": 5}

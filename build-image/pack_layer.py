@@ -67,7 +67,7 @@ def pack_layer(
     stored = uncompressed()
     if arguments is not None:
         command = [packing["compressorProgram"], *arguments]
-        stored = _compress(command, part_size, compressors, stored)
+        stored = _compress(command, min(compressors, MOST_COMPRESSORS), _parts(stored, part_size))
     os.mkdir(out)
     file = "layer.tar" + ending
     size = 0
@@ -89,18 +89,28 @@ def pack_layer(
     write_json(os.path.join(out, "layer.json"), description)
 
 
-def _compress(
-    command: list[str], part_size: int, limit: int, chunks: Iterator[bytes]
-) -> Iterator[bytes]:
-    """Yield what the compressor makes of each `part_size` bytes of its input, in their order.
+def _parts(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Yield the same bytes, `size` at a time; the last part may be smaller."""
+    held = bytearray()
+    for chunk in chunks:
+        held += chunk
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)
+
+
+def _compress(command: list[str], limit: int, parts: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield what the compressor makes of each part, in their order.
 
     One after the other that is a compressed file again: gzip's has one member or more (RFC 1952,
-    2.2), zstd's frames (RFC 8878, 3.1). At most `limit` compressors run at once. The input has at
-    least one byte.
+    2.2), zstd's frames (RFC 8878, 3.1). At most `limit` compressors run at once. There is at least
+    one part.
     """
     running: deque[tuple[int, int]] = deque()  # process, and the file that it writes
 
-    def start(part: bytearray) -> None:
+    def start(part: bytes) -> None:
         source, target = os.memfd_create("part"), os.memfd_create("compressed part")
         with open(source, "wb", closefd=False) as file:
             file.write(part)
@@ -114,16 +124,10 @@ def _compress(
         with open(target, "rb", buffering=0) as file:
             return file.read()
 
-    held = bytearray()
-    for chunk in chunks:
-        held += chunk
-        while len(held) >= part_size:
-            if len(running) == limit:
-                yield finish()
-            start(held[:part_size])
-            del held[:part_size]
-    if held:
-        start(held)
+    for part in parts:
+        if len(running) == limit:
+            yield finish()
+        start(part)
     while running:
         yield finish()
 
@@ -131,7 +135,7 @@ def _compress(
 def _entries(packing: dict, store_paths: list[str], archives: list[str]) -> Iterator[bytes]:
     """Yield the bytes of the uncompressed layer."""
     if not store_paths and len(archives) == 1:
-        yield from _chunks(archives[0])
+        yield from _chunks(archives[0])  # nothing in it can be there twice
         return
     seen: set[str] = set()
     if store_paths:
@@ -238,8 +242,7 @@ def _expect_success(process: int, command: list[str], accepted: tuple[int, ...] 
 def main() -> None:
     attributes = read_attributes()
     out = attributes["outputs"]["out"]
-    compressors = min(cores(), MOST_COMPRESSORS)
-    pack_layer(attributes, attributes["storePaths"], attributes["archives"], out, compressors)
+    pack_layer(attributes, attributes["storePaths"], attributes["archives"], out, cores())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from builder import encode_json
 from link_contents import complete_root, link_contents
 from make_database import registration
 from nix import ROOT
+from pack_layer import _parts
 from plan_layers import set_apart, without
 
 MODULES = sorted(file.stem for file in (ROOT / "build-image").glob("*.py"))
@@ -93,6 +94,12 @@ class TestPack:
             check=True,
         )
         assert unpacked.stdout == (tmp_path / "plain/out/layer.tar").read_bytes()
+
+    @given(chunks=st.lists(st.binary(max_size=20)), size=st.integers(1, 9))
+    def test_parts_are_cut_at_the_same_places_however_the_bytes_come(self, chunks, size):
+        whole = b"".join(chunks)
+        expected = [whole[start : start + size] for start in range(0, len(whole), size)]
+        assert list(_parts(iter(chunks), size)) == expected
 
     @pytest.mark.parametrize("cores", [1, 9])
     def test_failing_compressor_has_the_last_word(self, tmp_path, content, cores):

@@ -15,9 +15,13 @@ let
       path: _:
       builtins.elem (baseNameOf path) [
         "build-image"
+        "builders"
         "group_layers.py"
       ]
-      || baseNameOf (dirOf path) == "build-image"
+      || builtins.elem (baseNameOf (dirOf path)) [
+        "build-image"
+        "builders"
+      ]
       && builtins.match ".*\\.(nix|py)" (baseNameOf path) != null;
   };
 in

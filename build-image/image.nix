@@ -21,7 +21,7 @@ let
     toJSON
     ;
 
-  runBuilder = import ./run-builder.nix { inherit tools; };
+  runBuilder = import ./builders { inherit tools; };
   makeLayers = import ./layers.nix { inherit runBuilder; };
   checkConfig = import ./check-config.nix;
 

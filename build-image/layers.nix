@@ -5,7 +5,7 @@
 # own store paths and on the tools that pack it, not on the image: another image, or the next
 # revision of this one, has the same derivation where it has the same layer.
 {
-  # Makes derivations of this folder's programs (run-builder.nix)
+  # Makes derivations of this folder's programs (builders/default.nix)
   runBuilder,
 }:
 {

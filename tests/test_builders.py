@@ -24,7 +24,7 @@ from nix import ROOT
 from pack_layer import _parts
 from plan_layers import set_apart, without
 
-MODULES = sorted(file.stem for file in (ROOT / "build-image").glob("*.py"))
+MODULES = sorted(file.stem for file in (ROOT / "build-image" / "builders").glob("*.py"))
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -69,7 +69,7 @@ class TestPack:
         }
         (folder / ".attrs.json").write_text(json.dumps(attributes))
         return subprocess.run(
-            [sys.executable, "-BEsS", ROOT / "build-image/pack_layer.py"],
+            [sys.executable, "-BEsS", ROOT / "build-image/builders/pack_layer.py"],
             cwd=folder,
             env={"NIX_BUILD_CORES": str(cores)},
             capture_output=True,

@@ -490,17 +490,10 @@ class TestFlake:
     def checkout(self, tmp_path_factory) -> Path:
         """The project as a clone has it: without what other programs leave in its folder."""
         folder = tmp_path_factory.mktemp("project")
-        patterns = [
-            "*.nix",
-            "flake.lock",
-            "group_layers.py",
-            "build-image/*.nix",
-            "build-image/*.py",
-        ]
-        for file in (file for pattern in patterns for file in ROOT.glob(pattern)):
-            copy = folder / file.relative_to(ROOT)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copy(file, copy)
+        for name in run("git", "-C", ROOT, "ls-files").stdout.splitlines():
+            if (ROOT / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
         return folder
 
     def flake(self, *arguments: object) -> str:

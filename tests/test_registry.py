@@ -24,7 +24,7 @@ from served import Wrapper
 def registry(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry of the package set with the odd packages beside the others."""
     folder = tmp_path_factory.mktemp("registry")
-    text = f"import {ROOT}/tests/odd-packages.nix {nix.package_set}\n"
+    text = f"import {ROOT}/tests/support/odd-packages.nix {nix.package_set}\n"
     (folder / "default.nix").write_text(text)
     wrapper = Wrapper(Wrapper.of(nix).program, folder)
     with Registry(wrapper, folder).running() as registry:

@@ -28,7 +28,7 @@ def wrapper(nix: Nix) -> Wrapper:
 def odd(wrapper: Wrapper, tmp_path_factory: pytest.TempPathFactory) -> Wrapper:
     """The wrapper with the odd packages beside the others."""
     folder = tmp_path_factory.mktemp("odd")
-    text = f"import {ROOT}/tests/odd-packages.nix {wrapper.package_set}\n"
+    text = f"import {ROOT}/tests/support/odd-packages.nix {wrapper.package_set}\n"
     (folder / "default.nix").write_text(text)
     return Wrapper(wrapper.program, folder)
 

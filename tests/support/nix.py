@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD_IMAGE = ROOT / "build-image" / "build-image.nix"
 
 # A build of the tests that takes longer than this many seconds hangs.

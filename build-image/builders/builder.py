@@ -1,6 +1,6 @@
 """What every builder in this folder needs: its attributes, and JSON that keeps nothing alive.
 
-The builders are started by Nix without a shell (`run-builder.nix`): no set-up script runs, which
+The builders are started by Nix without a shell (`default.nix`): no set-up script runs, which
 would take longer than most of them do. For the same reason they import little.
 """
 

@@ -13,7 +13,7 @@ let
   # Bound here, once for all derivations of a program: the folder is read and hashed for it, which for
   # each of a hundred layers would be half of an image's evaluation.
   sources = builtins.path {
-    name = "build-image";
+    name = "builders";
     path = ./.;
     filter = path: _: builtins.elem (baseNameOf path) (programs ++ [ "builder.py" ]);
   };

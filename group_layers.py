@@ -138,6 +138,7 @@ __all__ = [
     "dominator_tree",
     "draw",
     "explain",
+    "format_explanation",
     "group",
     "load_graph",
     "load_popularity",
@@ -952,10 +953,14 @@ STRATEGIES = {"nixery": _nixery, "reuse": _reuse}
 def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
     """Return what there is to know about a plan, as JSON can hold it.
 
-    Of each layer: its number (from 1), bytes, number of paths, the path that it is named after, why
-    it is a layer, and which paths of other layers refer to one of its own, requested ones first. Of
-    the plan: the budget and what is left of it, paths, bytes, the share of the largest layer.
+    ``{"budget", "unused", "paths", "size", "largestShare", "layers"}``: the budget and how many
+    more layers it allows, the number of paths, their bytes, and the part of those (0 to 1) that is
+    in the largest layer. Each layer is ``{"layer", "size", "name", "reason", "contents",
+    "neededBy"}``: its number (from 1), bytes, the path that it is named after, a key of `REASONS`,
+    ``[path, narSize]`` of each of its paths, and the paths of other layers that refer to one of
+    its own, requested ones first.
     """
+    nar_sizes = dict(zip(graph.paths, graph.nar_sizes))
     layer_of = {path: number for number, layer in enumerate(layers) for path in layer.contents}
     number_of = [layer_of[path] for path in graph.paths]
     users: list[set[int]] = [set() for _ in layers]
@@ -974,9 +979,9 @@ def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
             {
                 "layer": number + 1,
                 "size": layer.size,
-                "paths": len(layer.contents),
                 "name": layer.name,
                 "reason": layer.reason,
+                "contents": [[path, nar_sizes[path]] for path in layer.contents],
                 "neededBy": [
                     graph.paths[user]
                     for user in sorted(
@@ -990,14 +995,15 @@ def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
     }
 
 
-def _table(explained: dict) -> str:
-    """Return what `explain` says as a table for a terminal of 80 columns."""
+def format_explanation(explained: dict) -> str:
+    """Return what `explain` returned as a table for people, at most 80 columns wide."""
     lines = ["layer      size  paths why       named after             needed by"]
     for layer in explained["layers"]:
         name = _cut(store_name(layer["name"]), 23)
         users = _some([store_name(user) for user in layer["neededBy"]], 23)
         lines.append(
-            f"{layer['layer']:5} {_bytes(layer['size']):>9} {layer['paths']:6} {layer['reason']:9}"
+            f"{layer['layer']:5} {_bytes(layer['size']):>9} {len(layer['contents']):6}"
+            f" {layer['reason']:9}"
             f" {name:23} {users}".rstrip()
         )
     share = round(100 * explained["largestShare"])
@@ -1165,7 +1171,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.explain or arguments.explain_json:
             explained = explain(graph, arguments.budget, layers)
             if arguments.explain:
-                _say(_table(explained), prefix="")
+                _say(format_explanation(explained), prefix="")
             if arguments.explain_json:
                 _write(arguments.explain_json, json.dumps(explained, indent=1))
         if arguments.svg:

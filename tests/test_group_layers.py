@@ -730,7 +730,7 @@ class TestExplaining:
             **{"budget": 94, "unused": 90, "paths": 5, "size": 200_004_000, "largestShare": 1.0}
         }
         rows = [
-            [layer["layer"], layer["size"], layer["paths"], layer["reason"]]
+            [layer["layer"], layer["size"], len(layer["contents"]), layer["reason"]]
             + [name[len(f"{STORE}abc-") :] for name in (layer["name"], *layer["neededBy"])]
             for layer in layers
         ]
@@ -740,6 +740,8 @@ class TestExplaining:
             [3, 2000, 2, "requested", "tool"],
             [4, 200_000_000, 1, "large", "big", "app"],
         ]
+        own, tool = f"{STORE}abc-own", f"{STORE}abc-tool"
+        assert layers[2]["contents"] == [[own, 1000], [tool, 1000]]
 
     @pytest.mark.parametrize("count", [1, 5, 300])
     def test_the_table_fits_a_terminal(self, tmp_path, count):

@@ -493,12 +493,14 @@ class TestRoot:
 
 class TestEssentials:
     @pytest.fixture(scope="class")
-    def image(self, nix: Nix) -> Image:
+    @classmethod
+    def image(cls, nix: Nix) -> Image:
         contents = "[ binSh usrBinEnv caCertificates fakeNss pkgs.coreutils ]"
         return nix.image(f'{{ contents = {contents}; config.Env = [ "A=1" ]; }}')
 
     @pytest.fixture(scope="class")
-    def container(self, image: Image, tmp_path_factory: pytest.TempPathFactory) -> Container:
+    @classmethod
+    def container(cls, image: Image, tmp_path_factory: pytest.TempPathFactory) -> Container:
         return Container.of(image, tmp_path_factory.mktemp("essentials") / "bundle")
 
     def test_shell_and_env_are_where_scripts_expect_them(self, container):
@@ -523,7 +525,8 @@ class TestEssentials:
 
 class TestDatabase:
     @pytest.fixture(scope="class")
-    def container(self, nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Container:
+    @classmethod
+    def container(cls, nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Container:
         contents = "[ pkgs.nix pkgs.coreutils binSh fakeNss ]"
         image = nix.image(f"{{ contents = {contents}; includeNixDB = true; }}")
         return Container.of(image, tmp_path_factory.mktemp("database") / "bundle")
@@ -560,7 +563,8 @@ class TestBaseImage:
     """An image made elsewhere, here by umoci, from nothing, in two layers."""
 
     @pytest.fixture(scope="class")
-    def base(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def base(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("base")
         layout, image = folder / "layout", f"{folder}/layout:base"
         run("umoci", "init", "--layout", layout)
@@ -577,7 +581,8 @@ class TestBaseImage:
         return layout
 
     @pytest.fixture(scope="class")
-    def archives(self, base: Path) -> dict[str, Path]:
+    @classmethod
+    def archives(cls, base: Path) -> dict[str, Path]:
         """The base in the other forms in which images are handed on."""
         found = {"layout": base}
         for kind in ["docker-archive", "oci-archive"]:
@@ -765,7 +770,8 @@ class TestForms:
 
 class TestRegistry:
     @pytest.fixture(scope="class")
-    def registry(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    @classmethod
+    def registry(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         """Debian's docker-registry; yields its address and its log."""
         folder = tmp_path_factory.mktemp("registry")
         with socket.socket() as probe:

@@ -112,7 +112,8 @@ class TestTLS:
     """git speaks TLS with the libraries in the image."""
 
     @pytest.fixture(scope="class")
-    def certificate(self, nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def certificate(cls, nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """A key and its self-signed certificate for localhost, in one file."""
         folder = tmp_path_factory.mktemp("certificate")
         request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
@@ -125,7 +126,8 @@ class TestTLS:
         return both
 
     @pytest.fixture(scope="class")
-    def server(self, certificate: Path) -> Iterator[tuple[int, list[str]]]:
+    @classmethod
+    def server(cls, certificate: Path) -> Iterator[tuple[int, list[str]]]:
         """A web server; yields its port and the list of the paths that it was asked for."""
         asked: list[str] = []
 

@@ -92,7 +92,8 @@ class TestAnswer:
 
 class TestNames:
     @pytest.fixture(scope="class")
-    def packages(self, nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Nix:
+    @classmethod
+    def packages(cls, nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Nix:
         """A package set with packages that can't be had, as nixpkgs marks them."""
         packages = """rec {
           refused = meta: {
@@ -392,13 +393,15 @@ class TestLayers:
 
 class TestPopularity:
     @pytest.fixture(scope="class")
-    def library(self, nix: Nix) -> str:
+    @classmethod
+    def library(cls, nix: Nix) -> str:
         """A store path that nobody asked for."""
         (path,) = [path for path in nix.closure(nix.package("git")) if "-libunistring" in path]
         return path
 
     @pytest.fixture(scope="class")
-    def table(self, nix: Nix, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def table(cls, nix: Nix, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """A table of all paths in which the library is far more popular than any other."""
         closure = nix.closure(*map(nix.package, PACKAGES))
         counts = {path.partition("-")[2]: 2 for path in closure}
@@ -487,7 +490,8 @@ class TestFlake:
     NIX = ("nix", "--extra-experimental-features", "nix-command flakes")
 
     @pytest.fixture(scope="class")
-    def checkout(self, tmp_path_factory) -> Path:
+    @classmethod
+    def checkout(cls, tmp_path_factory) -> Path:
         """The project as a clone has it: without what other programs leave in its folder."""
         folder = tmp_path_factory.mktemp("project")
         for name in run("git", "-C", ROOT, "ls-files").stdout.splitlines():

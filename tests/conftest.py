@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,3 +43,12 @@ def package_set() -> Path:
 def nix(package_set: Path) -> Nix:
     """Real Nix with the small package set."""
     return Nix(package_set)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for programs that take no long names or fill what they are given."""
+    # Not in TMPDIR, which may be long: podman takes 50 characters.
+    with tempfile.TemporaryDirectory(prefix="test-", dir="/tmp") as folder:
+        os.chmod(folder, 0o755)  # builds of other users go through it
+        yield Path(folder)

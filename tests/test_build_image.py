@@ -11,7 +11,6 @@ import socket
 import stat
 import subprocess
 import tarfile
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -46,14 +45,6 @@ def packed_paths(image: Image) -> list[str]:
 def store_members(image: Image) -> list[tarfile.TarInfo]:
     """Return the headers of store paths and what is in them."""
     return [member for name, member in image.tree.items() if name.startswith("nix/store/")]
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """A folder for programs that take no long names or fill what they are given."""
-    with tempfile.TemporaryDirectory(prefix="test-") as folder:
-        os.chmod(folder, 0o755)  # builds of other users go through it
-        yield Path(folder)
 
 
 class TestContents:

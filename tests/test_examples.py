@@ -177,13 +177,13 @@ def test_environment(unpack: Callable[..., Container], build: Callable[..., Path
     assert labels["org.opencontainers.image.title"] == "environment"
 
 
-def test_zstd(build: Callable[..., Path], tmp_path: Path) -> None:
+def test_zstd(build: Callable[..., Path], short_folder: Path) -> None:
     image = Image(build("zstd"))
     types = {layer["mediaType"] for layer in image.manifest["layers"]}
     assert types == {"application/vnd.oci.image.layer.v1.tar+zstd"}
     # Not by umoci and runc: Debian's umoci does not read zstd.
     command = ["lua", "-e", "print(6 * 7)"]
-    assert podman(tmp_path, "run", *PODMAN_RUN, image.location, *command).stdout == "42\n"
+    assert podman(short_folder, "run", *PODMAN_RUN, image.location, *command).stdout == "42\n"
 
 
 def test_layers(unpack: Callable[..., Container], build: Callable[..., Path]) -> None:

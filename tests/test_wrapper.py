@@ -9,13 +9,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from kill_loop import descendants
 from nix import ROOT, Nix, run
-from served import Wrapper
+from served import Wrapper, settings
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def copy_of_set(wrapper: Wrapper, folder: Path) -> Path:
 def test_from_a_folder_that_is_gone(wrapper: Wrapper, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     script = f'cd {tmp_path}/gone; rmdir ../gone; exec "$@"'
-    run("sh", "-c", script, "sh", *wrapper.command(["hello"]), env={})
+    run("sh", "-c", script, "sh", *wrapper.command(["hello"]), env=settings())
 
 
 def test_with_a_read_only_home(wrapper: Wrapper, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_with_a_read_only_home(wrapper: Wrapper, tmp_path: Path) -> None:
     url = f"file://{tmp_path}/popularity.json"
     script = f'mount -t tmpfs -o ro tmpfs {tmp_path}/home && exec "$@"'
     command = wrapper.command(["hello"], popularityUrl=url)
-    environment = {"HOME": f"{tmp_path}/home", "PATH": os.environ["PATH"]}
+    environment = {**settings(), "HOME": f"{tmp_path}/home", "PATH": os.environ["PATH"]}
     run("unshare", "--mount", "sh", "-c", script, "sh", *command, env=environment)
     assert list((tmp_path / "home").iterdir()) == []
 
@@ -183,8 +184,8 @@ def test_restricted_evaluation(wrapper: Wrapper, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[dict[str, str]]:
     """A Nix daemon; the environment in which a client finds it."""
-    # Not pytest's folder, which only root may enter.
-    with tempfile.TemporaryDirectory() as folder:
+    # Not pytest's folder, which only root may enter; short, as a socket's path has to be.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         os.chmod(folder, 0o755)
         socket = f"{folder}/socket"
         environment = {"NIX_DAEMON_SOCKET_PATH": socket, "NIX_REMOTE": "daemon"}
@@ -220,29 +221,32 @@ def test_failures_under_the_daemon(odd: Wrapper, daemon: dict[str, str]) -> None
 # --------------------------------------------------------------------------------------- signals
 
 
-def builders_of() -> list[int]:
-    """Return the process ids of the builder of `sleeping`."""
+def sleeping(pids: Iterable[int]) -> list[int]:
+    """Return those of the processes that are the builder of `sleeping`."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for pid in pids:
         try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
         if words[0].endswith(b"sleep") and words[1:2] == [b"600"]:
-            found.append(int(folder.name))
+            found.append(pid)
     return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_ends_the_builds(odd: Wrapper, number: signal.Signals) -> None:
-    before = builders_of()
     process = subprocess.Popen(
-        odd.command(["sleeping"]), env={}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        odd.command(["sleeping"]),
+        env=settings(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     for line in process.stderr:
         if "-sleeping.drv" in line and line.startswith("building"):
             break
-    while builders_of() == before:
+    while not (builders := sleeping(descendants(process.pid))):
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(number)
@@ -256,7 +260,7 @@ def test_a_signal_ends_the_builds(odd: Wrapper, number: signal.Signals) -> None:
         assert status == 128 + number
         assert rest.splitlines()[-1] == f"nixery-build-image: ended by {number.name}"
     for _ in range(100):
-        if builders_of() == before:
+        if not sleeping(builders):
             return
         time.sleep(0.1)
     raise AssertionError("the builder is still there")

@@ -20,6 +20,11 @@ def set_argument(package_set: Path) -> str:
     return f'import {package_set} {{ overlays = [ (_: _: {{ nix = "{folder}"; }}) ]; }}'
 
 
+def settings() -> dict[str, str]:
+    """Return the least environment in which Nix works on any machine: the settings of the tests."""
+    return {"NIX_CONFIG": os.environ["NIX_CONFIG"]}
+
+
 @dataclass(frozen=True)
 class Wrapper:
     """The program in the store, and the package set that it is to use."""
@@ -55,11 +60,11 @@ class Wrapper:
         options: dict[str, Any] | None = None,
         **arguments: object,
     ) -> subprocess.CompletedProcess[str]:
-        """Run it in an empty environment, or as `options` of subprocess.run say."""
+        """Run it with Nix's settings alone around it, or as `options` of subprocess.run say."""
         return subprocess.run(
             self.command(packages, *words, **arguments),
             **{
-                "env": {},
+                "env": settings(),
                 "text": True,
                 "capture_output": True,
                 "timeout": TIMEOUT,

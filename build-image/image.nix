@@ -1,6 +1,6 @@
 # Contents and a configuration -> an OCI image layout, and what is made from it.
 #
-# Arguments that dockerTools.buildLayeredImage has as well mean the same here.
+# The arguments are those of arguments.nix.
 {
   # The package set with the tools, for the machine that builds
   tools,
@@ -13,63 +13,28 @@ let
     concatLists
     concatStringsSep
     filter
+    hasContext
     head
-    isAttrs
-    isInt
-    isList
+    isFunction
     isString
+    storeDir
+    stringLength
+    substring
     toJSON
     ;
 
   runBuilder = import ./builders { inherit tools; };
   makeLayers = import ./layers.nix { inherit runBuilder; };
-  checkConfig = import ./check-config.nix;
-
-  # Names of machines in the OCI image specification, which are Go's.
-  architectures = {
-    x86_64-linux.architecture = "amd64";
-    i686-linux.architecture = "386";
-    aarch64-linux.architecture = "arm64";
-    armv7l-linux = {
-      architecture = "arm";
-      variant = "v7";
-    };
-    armv6l-linux = {
-      architecture = "arm";
-      variant = "v6";
-    };
-    riscv64-linux.architecture = "riscv64";
-    powerpc64le-linux.architecture = "ppc64le";
-    s390x-linux.architecture = "s390x";
-    loongarch64-linux.architecture = "loong64";
-  };
-  machine =
-    architectures.${system}
-      or (throw "there is no name for the architecture of ${system}: pass architecture");
-
-  # Store paths that a string refers to: what it names, with the references that it has. (Its
-  # context alone names derivations, not their outputs.)
-  storePathsIn =
-    string:
-    let
-      pattern = "(${builtins.storeDir}/[0-9a-df-np-sv-z]{32}-[-+._?=0-9a-zA-Z]+)";
-      references = builtins.substring 0 0 string;
-      found = filter isList (builtins.split pattern (builtins.unsafeDiscardStringContext string));
-    in
-    if builtins.hasContext string then unique (map (match: references + head match) found) else [ ];
+  readArguments = import ./arguments.nix { inherit tools system; };
 
   # Contents may be folders in store paths; Nix exports the references of whole ones only.
-  wholePaths =
-    paths:
-    concatLists (
-      map (
-        path:
-        let
-          whole = storePathsIn path;
-        in
-        if whole == [ ] then [ path ] else whole
-      ) paths
-    );
+  wholePath =
+    path:
+    let
+      start = stringLength storeDir + 1;
+      name = head (builtins.split "/" (substring start (-1) path));
+    in
+    substring 0 (start + stringLength name) path;
 
   unique = list: map (value: value.key) (
     builtins.genericClosure {
@@ -98,84 +63,61 @@ let
     ]
   );
 
-  # A time as tar takes it: as given, or @ and the seconds since 1970 for "now".
-  checkTime =
-    what: value:
-    if value == "now" then
-      "@${
-        toString (
-          builtins.currentTime
-            or (throw "${what} = \"now\" is impure, and this evaluation is pure: give a time, or pass --impure")
-        )
-      }"
-    else if
-      isString value
-      && builtins.match "[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9:.]{8,15}(Z|[+-][0-9]{2}:[0-9]{2}))?" value != null
-    then
-      value
-    else
-      throw "${what} must be a time such as 1970-01-01T00:00:01Z or \"now\", not ${toJSON value}";
+  # A file that says what a text refers to: Nix finds the references in it, whatever characters are
+  # around them. It is in no image; what it refers to is.
+  writeReferences =
+    text:
+    derivation {
+      name = "references";
+      inherit (tools.stdenv.buildPlatform) system;
+      builder = "${tools.bash}/bin/bash";
+      args = [
+        "-c"
+        "printf %s \"$(<$textPath)\" >$out"
+      ];
+      inherit text;
+      passAsFile = [ "text" ];
+      preferLocalBuild = true;
+    };
 in
-{
-  # Name of the image, without a tag
-  name,
-  # Tag, or null for a hash of all that the image is made from
-  tag ? null,
-  # Derivations or paths whose files are linked in the image's root; one or a list
-  contents ? [ ],
-  # Configuration of the container, as the OCI image specification has it: Cmd, Env, User, ...
-  config ? { },
-  # Architecture that the manifest names
-  architecture ? machine.architecture,
-  # When the image says that it was made: ISO 8601, or "now"
-  created ? "1970-01-01T00:00:01Z",
-  # Modification time of all files: ISO 8601, or "now"
-  mtime ? "1970-01-01T00:00:01Z",
-  # Owner of the store paths in the image
-  uid ? 0,
-  gid ? 0,
-  uname ? "root",
-  gname ? "root",
-  # The most layers that the image may have, those of the base included
-  maxLayers ? 100,
-  # An image to build upon: an OCI image layout or an image archive, or null
-  fromImage ? null,
-  # Shell commands that run in the image's root when the contents are linked
-  extraCommands ? "",
-  # The same as an imitated root user, who can give files away
-  fakeRootCommands ? "",
-  # Whether the store paths are in the image, or only links to them
-  includeStorePaths ? true,
-  # Whether the image has a Nix database that knows its store paths
-  includeNixDB ? false,
-  # How layers are compressed: "gz", "zstd" or "none"
-  compressor ? "gz",
-  # Lists of derivations; each list has a layer of its own, whatever the grouping says
-  layers ? [ ],
-  # Popularity table: a JSON file { name: count of direct references }, or null
-  popularity ? null,
-  # Whether evaluation may build the plan of the layers; otherwise one derivation does all
-  importFromDerivation ? true,
-  # Description, homepage and license, which become labels of the image
-  meta ? { },
-  # Further attributes of the result
-  passthru ? { },
-}:
+arguments:
 let
+  inherit (readArguments arguments)
+    name
+    tag
+    contents
+    environment
+    config
+    architecture
+    variant
+    created
+    mtime
+    owner
+    group
+    maxLayers
+    layers
+    popularity
+    importFromDerivation
+    fromImage
+    extraCommands
+    fakeRootCommands
+    includeStorePaths
+    includeNixDB
+    compressor
+    meta
+    passthru
+    ;
+
   compressors = {
     gz = "${tools.libdeflate}/bin/libdeflate-gzip";
     zstd = "${tools.zstd}/bin/zstd";
     none = "";
   };
 
-  contentsList = unique (map (content: "${content}") (if isList contents then contents else [ contents ]));
+  # In names of the store; never in a layer's, which another image may have as well
+  shortName = substring 0 100 (baseNameOf name);
 
-  # What the ready-made contents (essentials.nix) want set in every process.
-  environment = concatLists (
-    map (content: content.imageEnv or [ ]) (
-      filter isAttrs (if isList contents then contents else [ contents ])
-    )
-  );
+  contentsList = unique contents;
 
   # What `meta` says of the image, under the names of the OCI image specification's annotations.
   labels = {
@@ -183,13 +125,12 @@ let
     "org.opencontainers.image.licenses" = meta.license.spdxId or null;
     "org.opencontainers.image.url" = meta.homepage or null;
   };
-  knownLabels = removeAttrs labels (filter (label: labels.${label} == null) (attrNames labels));
-  checkedConfig = checkConfig name config;
+  knownLabels = removeAttrs labels (filter (label: !isString labels.${label}) (attrNames labels));
   labelled =
     if knownLabels == { } then
-      checkedConfig
+      config
     else
-      checkedConfig // { Labels = knownLabels // checkedConfig.Labels or { }; };
+      config // { Labels = knownLabels // config.Labels or { }; };
   configText = toJSON labelled;
 
   base =
@@ -198,8 +139,7 @@ let
     else
       runBuilder [ "read_base.py" ] {
         name = "base-image";
-        fromImage = "${fromImage}";
-        inherit architecture;
+        inherit fromImage architecture;
         skopeo = "${tools.skopeo}/bin/skopeo";
       };
 
@@ -207,25 +147,26 @@ let
   root = runBuilder [ "link_contents.py" ] {
     name = "image-root.tar";
     contents = contentsList;
-    exportReferencesGraph.closure = wholePaths contentsList;
+    exportReferencesGraph.closure = unique (map wholePath contentsList);
     inherit extraCommands fakeRootCommands;
     tar = "${tools.gnutar}/bin/tar";
     shell = if commands then "${tools.bash}/bin/bash" else "";
     path = if commands then programsPath else "";
     fakeroot = if fakeRootCommands != "" then "${tools.fakeroot}/bin/fakeroot" else "";
-    mtime = packing.mtime;
+    inherit (packing) mtime;
   };
 
-  roots = unique (wholePaths contentsList ++ storePathsIn configText);
-  grouped = map (group: wholePaths (map (path: "${path}") group)) layers;
+  references = if hasContext configText then [ "${writeReferences configText}" ] else [ ];
+  roots = unique (map wholePath contents) ++ references;
+  grouped = map (map wholePath) layers;
 
   database = runBuilder [ "make_database.py" ] {
     name = "nix-database.tar";
     exportReferencesGraph.closure = roots ++ [ root ] ++ concatLists grouped;
-    leftOut = [ "${root}" ];
+    leftOut = [ "${root}" ] ++ references;
     nixStore = "${tools.nix}/bin/nix-store";
     tar = "${tools.gnutar}/bin/tar";
-    inherit (builtins) storeDir;
+    inherit storeDir;
     inherit (packing) mtime owner group;
     unsafeDiscardReferences.out = true;
   };
@@ -233,56 +174,45 @@ let
   packing = {
     tar = "${tools.gnutar}/bin/tar";
     inherit compressor;
-    compressorProgram =
-      compressors.${compressor}
-        or (throw "compressor must be \"gz\", \"zstd\" or \"none\", not \"${compressor}\"");
-    inherit (builtins) storeDir;
-    mtime = checkTime "mtime" mtime;
-    owner = "${uname}:${toString uid}";
-    group = "${gname}:${toString gid}";
+    compressorProgram = compressors.${compressor};
+    inherit storeDir owner group;
+    mtime = "@${toString mtime}";
   };
 
   layered = makeLayers {
     inherit
       roots
+      references
       grouped
       maxLayers
       base
       includeStorePaths
       importFromDerivation
+      popularity
       packing
       ;
     archives = [ "${root}" ] ++ (if includeNixDB then [ "${database}" ] else [ ]);
-    # A path is copied to the store, under a name that the store takes.
-    popularity =
-      if builtins.isPath popularity then
-        builtins.path {
-          name = "popularity.json";
-          path = popularity;
-        }
-      else if popularity == null then
-        null
-      else
-        "${popularity}";
   };
 
   # All that decides what is in the image, and so what its tag is unless one was given.
   ingredients = {
-    inherit architecture environment base;
-    variant = if architecture == machine.architecture then machine.variant or "" else "";
+    inherit
+      architecture
+      variant
+      environment
+      base
+      ;
     inherit (layered) layers;
     # Without context: what the configuration names is in the layers, and the layout only mentions
     # it.
     config = builtins.fromJSON (builtins.unsafeDiscardStringContext configText);
-    created = checkTime "created" created;
+    created = "@${toString created}";
   };
   imageTag =
-    if tag != null && builtins.match "[A-Za-z0-9_][A-Za-z0-9._-]{0,127}" tag == null then
-      throw "tag must be up to 128 letters, digits, _ . - and begin with no . or -, not ${toJSON tag}"
-    else if tag != null then
+    if tag != null then
       tag
     else
-      builtins.substring 0 32 (
+      substring 0 32 (
         builtins.hashString "sha256" (builtins.unsafeDiscardStringContext (toJSON ingredients))
       );
 
@@ -307,7 +237,7 @@ let
   image = runBuilder [ "assemble_image.py" "read_base.py" ] (
     ingredients
     // {
-      name = "image";
+      name = "${shortName}-image";
       imageName = name;
       tag = imageTag;
       outputs = [
@@ -317,40 +247,46 @@ let
     }
   );
 in
-if !(isInt maxLayers && maxLayers >= 1 && maxLayers <= 125) then
-  throw "maxLayers must be a number from 1 to 125, not ${toJSON maxLayers}"
-else
-  image
-  // passthru
-  // {
-    inherit meta passthru imageTag;
-    imageName = name;
-    inherit (layered) layers plan explain;
+image
+// passthru
+// {
+  inherit meta passthru imageTag;
+  imageName = name;
 
-    # The image as one file that can be carried away: an OCI archive that `docker load` reads, too.
-    archive = runBuilder [ "capture_output.py" ] {
-      name = "image.tar";
-      command = archiveCommand;
-      unsafeDiscardReferences.out = true;
-    };
-
-    # A script that writes the same file to standard output.
-    stream = tools.writeShellScript "stream-image" ''
-      exec ${concatStringsSep " " archiveCommand}
-    '';
-
-    # `copy-to DESTINATION [OPTION ...]`: skopeo, which pushes only what is missing there.
-    copyTo = tools.writeShellScriptBin "copy-to" ''
-      if (($# == 0)); then
-        echo "usage: copy-to DESTINATION [OPTION ...], as in: copy-to docker://localhost:5000/image" >&2
-        exit 2
-      fi
-      exec ${tools.skopeo}/bin/skopeo --insecure-policy copy "''${@:2}" oci:${image}:${imageTag} "$1"
-    '';
-
-    # What another machine needs besides the layers' own store paths to have this image without
-    # building anything: copy its closure to a binary cache.
-    cache = tools.writeText "image-cache" (
-      concatStringsSep "\n" ([ "${image}" "${image.answer}" ] ++ map toString [ layered.plan ])
+  # As with functions of nixpkgs: the image that some arguments more or others make.
+  override =
+    changes:
+    import ./image.nix { inherit tools system; } (
+      arguments // (if isFunction changes then changes arguments else changes)
     );
-  }
+  overrideAttrs = _: throw "an image has no overrideAttrs: write override { ... }, which changes arguments of buildImage";
+
+  inherit (layered) layers plan explain;
+
+  # The image as one file that can be carried away: an OCI archive that `docker load` reads, too.
+  archive = runBuilder [ "capture_output.py" ] {
+    name = "${shortName}.tar";
+    command = archiveCommand;
+    unsafeDiscardReferences.out = true;
+  };
+
+  # A script that writes the same file to standard output.
+  stream = tools.writeShellScript "stream-${shortName}" ''
+    exec ${concatStringsSep " " archiveCommand}
+  '';
+
+  # `copy-to DESTINATION [OPTION ...]`: skopeo, which pushes only what is missing there.
+  copyTo = tools.writeShellScriptBin "copy-to" ''
+    if (($# == 0)); then
+      echo "usage: copy-to DESTINATION [OPTION ...], as in: copy-to docker://localhost:5000/image" >&2
+      exit 2
+    fi
+    exec ${tools.skopeo}/bin/skopeo --insecure-policy copy "''${@:2}" oci:${image}:${imageTag} "$1"
+  '';
+
+  # What another machine needs besides the layers' own store paths to have this image without
+  # building anything: copy its closure to a binary cache.
+  cache = tools.writeText "${shortName}-cache" (
+    concatStringsSep "\n" ([ "${image}" "${image.answer}" ] ++ map toString [ layered.plan ])
+  );
+}

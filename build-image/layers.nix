@@ -11,6 +11,8 @@
 {
   # Store paths (strings with context) whose closures the image holds
   roots,
+  # Those of the roots that only say what the image holds, and are not in it themselves
+  references,
   # Uncompressed tar files for the last layer; what they refer to is in the image as well
   archives,
   # Lists of store paths, each of which is a layer whatever the grouping says
@@ -34,6 +36,7 @@ let
     groupLayers = "${../group_layers.py}";
     inherit
       archives
+      references
       grouped
       maxLayers
       base

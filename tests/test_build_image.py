@@ -73,9 +73,6 @@ class TestContents:
         assert image.tree["hello"].linkname == f"{nix.package('hello')}/bin/hello"
         assert set(packed_paths(image)) == nix.closure(nix.package("hello"))
 
-    def test_argument_that_does_not_exist_is_named(self, nix):
-        assert "'content'" in nix.image_error(f"{{ content = {ONE}; }}")
-
 
 class TestConfig:
     def test_is_in_the_image_as_given(self, nix):
@@ -191,7 +188,7 @@ class TestTimes:
         [
             ("2024-05-06T07:08:09Z", "2024-05-06T07:08:09Z"),
             ("2024-05-06T07:08:09+02:00", "2024-05-06T05:08:09Z"),
-            ("2024-05-06", "2024-05-06T00:00:00Z"),
+            ("20240506", "2024-05-06T00:00:00Z"),
         ],
     )
     def test_created_is_in_the_configuration_and_never_in_files(self, nix, given, shown):
@@ -229,17 +226,6 @@ class TestTimes:
         command = ["nix", "--extra-experimental-features", "nix-command flakes", "build"]
         error = attempt(*command, "--no-link", f"path:{tmp_path}#image").stderr
         assert 'created = "now" is impure, and this evaluation is pure' in error
-
-    @pytest.mark.parametrize("argument", ["created", "mtime"])
-    @pytest.mark.parametrize("value", ['"yesterday"', "1", '"@1"', "null"])
-    def test_what_is_no_time_is_refused(self, nix, argument, value):
-        error = nix.image_error(f"{{ {argument} = {value}; }}")
-        assert f"{argument} must be a time such as 1970-01-01T00:00:01Z" in error
-
-    @pytest.mark.parametrize("argument", ["created", "mtime"])
-    def test_what_is_not_in_the_calendar_is_refused(self, nix, argument):
-        error = nix.image_error(f'{{ {argument} = "2024-13-45"; }}')
-        assert "error: 2024-13-45 is no time" in error and "Traceback" not in error
 
 
 class TestOwner:
@@ -743,7 +729,8 @@ class TestForms:
         ).path
         (derivation,) = run("nix-store", "--query", "--deriver", image).stdout.split()
         files = run("nix-store", "--query", "--requisites", derivation).stdout.split()
-        own = re.compile(r".{44}(image(-root\.tar)?|base-image|nix-database\.tar|layer-.*)\.drv")
+        names = r"(image|below|base)-image|image-root\.tar|nix-database\.tar|layer-.*"
+        own = re.compile(rf".{{44}}({names})\.drv")
         derivations = [file for file in files if own.fullmatch(file)]
         assert len(derivations) >= 9
         run("nix-store", "--realise", "--check", "--option", "sandbox", "true", *derivations)
@@ -865,16 +852,17 @@ class TestOtherStore:
     def test_image_of_another_store_folder_has_its_paths(self, nix, short_folder, monkeypatch):
         # Two stores that build as the same users kill each other's builders.
         monkeypatch.setenv("NIX_CONFIG", os.environ["NIX_CONFIG"] + "\nbuild-users-group =")
-        monkeypatch.setenv("NIX_STORE_DIR", str(short_folder / "store"))
+        store = short_folder / "a+b" / "store"
+        monkeypatch.setenv("NIX_STORE_DIR", str(store))
         monkeypatch.setenv("NIX_STATE_DIR", str(short_folder / "state"))
         monkeypatch.setenv("NIX_LOG_DIR", str(short_folder / "log"))
         config = 'config.Cmd = [ "${pkgs.busybox}/bin/busybox" ];'
         image = nix.image(f"{{ contents = {ONE}; {config} }}")
         one = image.tree["share/one"].linkname
-        assert one.startswith(f"{short_folder}/store/")
+        assert one.startswith(f"{store}/")
         assert image.file(one.lstrip("/")) == b"one"
         # The folders above the store come first; there is no other store.
-        above = str(short_folder / "store").lstrip("/").split("/")
+        above = str(store).lstrip("/").split("/")
         folders = ["/".join(above[: end + 1]) for end in range(len(above))]
         members = image.members(image.manifest["layers"][0])
         assert [member.name for member in members[: len(folders)]] == folders

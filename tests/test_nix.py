@@ -471,7 +471,7 @@ class TestBuildingAgain:
     def test_builds_to_the_same_bytes_again(self, nix, image, options):
         derivations = image_derivations(nix)
         names = {name for _, name in derivations}
-        assert {"image", "image-root.tar", "layer-plan.json", "layer-of-root"} <= names
+        assert {"image-image", "image-root.tar", "layer-plan.json", "layer-of-root"} <= names
         files = [file for file, _ in derivations]
         run("nix-store", "--realise", "--check", *options, *files)
 
@@ -480,7 +480,7 @@ def image_derivations(nix: Nix) -> list[tuple[str, str]]:
     """Return the derivations of the project's own that make the image, with their names."""
     answer, plan = nix.build(*nix.call(PACKAGES)), nix.build(*nix.call(PACKAGES), "-A", "plan")
     derivers = run("nix-store", "--query", "--deriver", answer.path, plan.path).stdout.split()
-    own = re.compile(r"[0-9a-z]{32}-(image|image-root\.tar|layer-.*)\.drv")
+    own = re.compile(r"[0-9a-z]{32}-(image-image|image-root\.tar|layer-.*)\.drv")
     files = run("nix-store", "--query", "--requisites", *derivers).stdout.split()
     found = [(file, own.fullmatch(file.rpartition("/")[2])) for file in files]
     return [(file, match[1]) for file, match in found if match]

@@ -44,8 +44,8 @@ _ENDINGS = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}
 def timestamp(created: str) -> str:
     """Return a time as RFC 3339 wants it, in UTC.
 
-    >>> timestamp("1970-01-01T00:00:01Z"), timestamp("@86400"), timestamp("2024-05-06")
-    ('1970-01-01T00:00:01Z', '1970-01-02T00:00:00Z', '2024-05-06T00:00:00Z')
+    >>> timestamp("@1"), timestamp("@253402300799")
+    ('1970-01-01T00:00:01Z', '9999-12-31T23:59:59Z')
     """
     moment = datetime.fromtimestamp(parse_time(created), timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

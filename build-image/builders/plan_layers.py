@@ -1,13 +1,14 @@
 """Decide which store paths share a layer: run group_layers.py on the closure that Nix exported.
 
 The graph that Nix exports is group_layers.py's input as it is, but for three things. The archive of
-the image's root is in it, since what that refers to must be in the image, but goes into no layer.
+the image's root is in it, since what that refers to must be in the image, but goes into no layer;
+nor does the file with the references of the configuration.
 Store paths that the base image has are not packed again. And paths that the caller has grouped
 already leave the grouping when it is done.
 
-Attributes: `exportReferencesGraph.graph`, the roots; `archives`, those of them that are no
-contents; `grouped`, a list of lists of store paths; `maxLayers`, for all layers of the image;
-`base`, a base image or null; `popularity`, a file or null; `groupLayers`, the program.
+Attributes: `exportReferencesGraph.graph`, the roots; `archives` and `references`, those of them
+that are no contents; `grouped`, a list of lists of store paths; `maxLayers`, for all layers of the
+image; `base`, a base image or null; `popularity`, a file or null; `groupLayers`, the program.
 Writes the plan, `[{"contents": [store path, ...]}, ...]` in the order of the image's layers, as
 output `out`, and why each layer is one, for people, as output `explain`.
 """
@@ -96,7 +97,8 @@ def plan_layers(attributes: dict, out: str, explain: str) -> list[dict]:
     """Write the plan and its explanation for a derivation's attributes; return the plan."""
     groups, limit = attributes["grouped"], attributes["maxLayers"]
     base_layers, present = read_base(attributes["base"])
-    graph = without(attributes, attributes["archives"], present)
+    left_out = attributes["archives"] + attributes["references"]
+    graph = without(attributes, left_out, present)
     # The last layer holds the image's root; where the image has one layer, the rest as well.
     budget = 1 if limit == 1 else limit - base_layers - len(groups) - 1
     if budget < 1 or (limit == 1 and (base_layers or groups)):

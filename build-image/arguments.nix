@@ -1,0 +1,314 @@
+# The arguments of buildImage: what each is, its default, and what may be given for it.
+#
+# Returns them in the one form that image.nix works with. What cannot be meant ends the evaluation
+# with a sentence that names the argument, what was given and what to write.
+#
+# Arguments that dockerTools.buildLayeredImage and streamLayeredImage have as well mean the same,
+# have the same defaults, and take the same values, however odd (tests/test_dockertools.py).
+{
+  # The package set with the tools
+  tools,
+  # System of the machine that the image is for
+  system,
+}:
+let
+  inherit (builtins)
+    attrNames
+    concatMap
+    functionArgs
+    hasContext
+    isAttrs
+    isBool
+    isFunction
+    isInt
+    isList
+    isPath
+    isString
+    match
+    storeDir
+    stringLength
+    substring
+    toJSON
+    ;
+  inherit (tools.lib) hasPrefix toLower;
+
+  parseTime = import ./parse-time.nix;
+  checkConfig = import ./check-config.nix;
+  nearestName = import ./nearest-name.nix;
+
+  # Names of machines in the OCI image specification, which are Go's.
+  architectures = {
+    x86_64-linux.architecture = "amd64";
+    i686-linux.architecture = "386";
+    aarch64-linux.architecture = "arm64";
+    armv7l-linux = {
+      architecture = "arm";
+      variant = "v7";
+    };
+    armv6l-linux = {
+      architecture = "arm";
+      variant = "v6";
+    };
+    riscv64-linux.architecture = "riscv64";
+    powerpc64le-linux.architecture = "ppc64le";
+    s390x-linux.architecture = "s390x";
+    loongarch64-linux.architecture = "loong64";
+  };
+  machine = architectures.${system} or { };
+
+  # Of a machine that Nix calls so; "aarch64" -> "arm64"
+  goName = name: if isString name then architectures."${name}-linux".architecture or name else "amd64";
+
+  # Arguments that others have and this function has not, and what to write instead. They may be
+  # passed if they ask for nothing.
+  absent = {
+    # dockerTools.streamLayeredImage
+    debug = "leave it out: -A explain says why each layer is one";
+    enableFakechroot = "leave it out: no program sees the image as / here; write the files that it would write";
+    layeringPipeline = "write layers, popularity or maxLayers";
+    # dockerTools.buildImage
+    buildVMMemorySize = "leave it out: no virtual machine is started";
+    copyToRoot = "write contents";
+    diskSize = "leave it out: no virtual machine is started";
+    fromImageName = "leave it out, and pass as fromImage an archive of one image";
+    fromImageTag = "leave it out, and pass as fromImage an archive of one image";
+    keepContentsDirlinks = "leave it out: a link to a folder at the root is taken for the folder";
+    runAsRoot = "write fakeRootCommands, which are run by an imitated root user outside the image";
+    # nix2container.buildImage
+    arch = "write architecture";
+    initializeNixDatabase = "write includeNixDB";
+    perms = "write chmod and chown in fakeRootCommands";
+  };
+
+  # Host with a port, then parts between slashes: what registries and `docker load` take
+  nameExpression =
+    let
+      part = "[a-z0-9]+((\\.|_|__|-+)[a-z0-9]+)*";
+    in
+    "([a-z0-9.-]+:[0-9]+/)?${part}(/${part})*";
+
+  isStringLike = value: isString value || isPath value || isAttrs value && value ? outPath;
+  isId = value: isInt value && value >= 0 || isString value && match "[0-9]{1,10}" value != null;
+  isWithin = least: most: value: isInt value && value >= least && value <= most;
+
+  # What was given, for people
+  show =
+    value:
+    if isFunction value then
+      "a function"
+    else if isAttrs value && value ? outPath then
+      "the derivation ${value.name or "without a name"}"
+    else if isAttrs value then
+      "a set"
+    else if isList value then
+      "a list"
+    else if isPath value then
+      toString value
+    else
+      substring 0 100 (toJSON value);
+
+  normalize =
+    {
+      # Name of the image, without a tag; upper case becomes lower case
+      name,
+      # Tag, or null for a hash of all that the image is made from
+      tag ? null,
+      # Derivations or paths whose files are linked in the image's root; one or a list
+      contents ? [ ],
+      # Configuration of the container, as the OCI image specification has it: Cmd, Env, User, ...
+      config ? { },
+      # Architecture that the manifest names
+      architecture ?
+        machine.architecture
+          or (throw "there is no name for the architecture of ${system}: pass architecture"),
+      # When the image says that it was made: a time as `date -d` takes it, or "now"
+      created ? "1970-01-01T00:00:01Z",
+      # Modification time of all files: the same
+      mtime ? "1970-01-01T00:00:01Z",
+      # Owner of the store paths in the image
+      uid ? 0,
+      gid ? 0,
+      uname ? "root",
+      gname ? "root",
+      # The most layers that the image may have, those of the base included
+      maxLayers ? 100,
+      # An image to build upon: an OCI image layout or an image archive, or null
+      fromImage ? null,
+      # Shell commands that run in the image's root when the contents are linked
+      extraCommands ? "",
+      # The same as an imitated root user, who can give files away
+      fakeRootCommands ? "",
+      # Whether the store paths are in the image, or only links to them
+      includeStorePaths ? true,
+      # Whether the image has a Nix database that knows its store paths
+      includeNixDB ? false,
+      # How layers are compressed: "gz", "zstd" or "none"
+      compressor ? "gz",
+      # Lists of derivations; each list has a layer of its own, whatever the grouping says
+      layers ? [ ],
+      # Popularity table: a JSON file { name: count of direct references }, or null
+      popularity ? null,
+      # Whether evaluation may build the plan of the layers; otherwise one derivation does all
+      importFromDerivation ? true,
+      # Description, homepage and license, which become labels of the image
+      meta ? { },
+      # Further attributes of the result
+      passthru ? { },
+      ...
+    }:
+    let
+      # The value of an argument, if it is right
+      check =
+        argument: isRight: what: value:
+        if isRight value then value else throw "${argument} must be ${what}, not ${show value}";
+      checkBoolean = argument: check argument isBool "true or false";
+      checkSet = argument: check argument isAttrs "a set";
+      checkCommands =
+        argument: value:
+        if value == null then
+          ""
+        else
+          "${check argument isStringLike "a string of shell commands" value}";
+
+      # A list of what is in lists and in lists in them. What is null is left out: that is what
+      # lib.optional and lib.optionals are used for elsewhere.
+      flatten =
+        value:
+        if isList value then
+          concatMap flatten value
+        else if value == null then
+          [ ]
+        else
+          [ value ];
+
+      # A path in the store, with the context that Nix knows it by
+      storePath =
+        argument: value:
+        let
+          path = "${check argument isStringLike "derivations or paths, or a list of them" value}";
+        in
+        if hasPrefix "${storeDir}/" path then
+          path
+        else
+          throw "${argument} has ${show value}, which is not in the Nix store: write a derivation, or a path without quotes";
+
+      time =
+        argument: value:
+        let
+          seconds = if isString value then parseTime value else null;
+        in
+        if value == "now" then
+          builtins.currentTime
+            or (throw "${argument} = \"now\" is impure, and this evaluation is pure: give a time, or pass --impure")
+        else if seconds != null then
+          seconds
+        else
+          throw "${argument} must be a time from 1970 to 9999 such as \"2024-05-06\", \"2024-05-06T07:08:09Z\", \"@1714979289\" or \"now\", not ${show value}";
+
+      owner =
+        idArgument: nameArgument: id: name:
+        "${
+          check nameArgument (
+            value: isString value && match "[^:[:space:]]{1,31}" value != null
+          ) "a name of at most 31 characters" name
+        }:${toString (check idArgument isId "a number" id)}";
+
+      image = toLower (check "name" isString "a string" name);
+      tagged = match "(.+):([^/]*)" image;
+    in
+    {
+      name =
+        if match nameExpression image != null && stringLength image <= 255 then
+          image
+        else if tagged != null then
+          throw "name must be without a tag: write name = \"${builtins.head tagged}\"; tag = \"${builtins.elemAt tagged 1}\""
+        else
+          throw "name must be letters and digits, with . _ - and / between them, such as \"team/notes\", not ${show name}";
+      tag = check "tag" (
+        value: value == null || isString value && match "[A-Za-z0-9_][A-Za-z0-9._-]{0,127}" value != null
+      ) "null or a string of up to 128 letters, digits, _ . - that begins with no . or -" tag;
+
+      contents = map (storePath "contents") (flatten contents);
+      # What the ready-made contents (essentials.nix) want set in every process
+      environment = concatMap (content: content.imageEnv or [ ]) (flatten contents);
+      config = checkConfig name (if config == null then { } else config);
+      architecture = check "architecture" (
+        value: isString value && match "[a-z0-9]+" value != null && goName value == value
+      ) "a name of Go's, such as \"${goName architecture}\"" architecture;
+      variant = if architecture == machine.architecture or null then machine.variant or "" else "";
+
+      created = time "created" created;
+      mtime = time "mtime" mtime;
+      owner = owner "uid" "uname" uid uname;
+      group = owner "gid" "gname" gid gname;
+
+      maxLayers = check "maxLayers" (isWithin 1 125) "a number from 1 to 125" maxLayers;
+      layers =
+        if isList layers && builtins.all isList layers then
+          map (group: map (storePath "layers") (flatten group)) layers
+        else
+          throw "layers must be a list of lists of derivations, as in layers = [ [ pkgs.hello ] ], not ${
+            if isList layers then "a flat list" else show layers
+          }";
+      popularity =
+        if popularity == null then
+          null
+        else if isPath popularity || isString popularity && hasPrefix "/" popularity && !hasContext popularity then
+          # Copied to the store under a name that the store takes, whatever its own is.
+          builtins.path {
+            name = "popularity.json";
+            path = /. + popularity;
+          }
+        else
+          "${
+            check "popularity" (
+              value: isStringLike value && hasPrefix "/" "${value}"
+            ) "an absolute path or a derivation" popularity
+          }";
+      importFromDerivation = checkBoolean "importFromDerivation" importFromDerivation;
+
+      fromImage =
+        if fromImage == null then
+          null
+        else if isStringLike fromImage && hasPrefix "${storeDir}/" "${fromImage}" then
+          "${fromImage}"
+        else
+          throw "fromImage must be an image archive or OCI layout, as a derivation (dockerTools.pullImage) or a path without quotes, not ${show fromImage}";
+      extraCommands = checkCommands "extraCommands" extraCommands;
+      fakeRootCommands = checkCommands "fakeRootCommands" fakeRootCommands;
+      includeStorePaths = checkBoolean "includeStorePaths" includeStorePaths;
+      includeNixDB = checkBoolean "includeNixDB" includeNixDB;
+      compressor = check "compressor" (
+        value: value == "gz" || value == "zstd" || value == "none"
+      ) "\"gz\", \"zstd\" or \"none\"" compressor;
+
+      meta = checkSet "meta" meta;
+      passthru = checkSet "passthru" passthru;
+    };
+
+  known = attrNames (functionArgs normalize);
+  suggest = nearestName { names = known; };
+  # What no argument of this function is, in a sentence each
+  problemsOf =
+    given:
+    concatMap (
+      argument:
+      if functionArgs normalize ? ${argument} then
+        [ ]
+      else if !(absent ? ${argument}) then
+        [ "there is no argument ${argument}${suggest argument}" ]
+      else if argument == "debug" || given.${argument} == null || given.${argument} == false then
+        [ ]
+      else
+        [ "there is no argument ${argument}: ${absent.${argument}}" ]
+    ) (attrNames given);
+in
+given:
+if !isAttrs given then
+  throw "buildImage takes a set of arguments, not ${show given}"
+else if problemsOf given != [ ] then
+  throw "buildImage: ${builtins.concatStringsSep "; " (problemsOf given)}"
+else if !(given ? name) then
+  throw "buildImage: name is missing: write name = \"hello\""
+else
+  normalize given

@@ -11,13 +11,16 @@ let
     all
     attrNames
     attrValues
+    concatMap
     concatStringsSep
+    elem
     filter
     isAttrs
     isBool
     isInt
     isList
     ;
+  nearestName = import ./nearest-name.nix;
 
   # What can stand where the configuration has a string: packages become their paths.
   isString = value: builtins.isString value || builtins.isPath value || isAttrs value && value ? outPath;
@@ -45,6 +48,10 @@ let
     check = isBool;
     what = "true or false";
   };
+  nanoseconds = {
+    check = isInt;
+    what = "a number of nanoseconds";
+  };
 
   keys = {
     ArgsEscaped = boolean;
@@ -63,6 +70,27 @@ let
     Healthcheck = {
       check = isAttrs;
       what = "a set";
+      keys = {
+        Interval = nanoseconds;
+        Retries = number;
+        StartInterval = nanoseconds;
+        StartPeriod = nanoseconds;
+        Test = {
+          check =
+            value:
+            isStrings value
+            && (
+              value == [ ]
+              || elem (builtins.head value) [
+                "CMD"
+                "CMD-SHELL"
+                "NONE"
+              ]
+            );
+          what = "a list of strings that begins with \"CMD\", \"CMD-SHELL\" or \"NONE\"";
+        };
+        Timeout = nanoseconds;
+      };
     };
     Hostname = string;
     Labels = {
@@ -85,17 +113,24 @@ let
     WorkingDir = string;
   };
 
-  problemOf =
-    key:
-    if !(keys ? ${key}) then
-      "there is no key ${key}"
-    else if !keys.${key}.check config.${key} then
-      "${key} must be ${keys.${key}.what}"
-    else
-      null;
   # A key that is null is one that is not there, as with optional attributes elsewhere in Nix.
-  given = filter (key: config.${key} != null) (attrNames config);
-  problems = filter (problem: problem != null) (map problemOf given);
+  given = set: filter (key: set.${key} != null) (attrNames set);
+
+  # What is wrong in a set that has the keys `known`; `above` is put before their names.
+  problemsOf =
+    above: known: set:
+    concatMap (
+      key:
+      if !(known ? ${key}) then
+        [ "there is no key ${above}${key}${nearestName { names = attrNames known; } key}" ]
+      else if !known.${key}.check set.${key} then
+        [ "${above}${key} must be ${known.${key}.what}" ]
+      else if known.${key} ? keys then
+        problemsOf "${above}${key}." known.${key}.keys set.${key}
+      else
+        [ ]
+    ) (given set);
+  problems = problemsOf "" keys config;
 in
 if !isAttrs config then
   throw "config of image ${name} must be a set"

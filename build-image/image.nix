@@ -6,7 +6,7 @@
   tools,
   # System of the machine that the image is for
   system ? tools.stdenv.hostPlatform.system,
-}:
+}@given:
 let
   inherit (builtins)
     attrNames
@@ -23,6 +23,7 @@ let
     toJSON
     ;
 
+  tools = import ./check-tools.nix given.tools;
   runBuilder = import ./builders { inherit tools; };
   makeLayers = import ./layers.nix { inherit runBuilder; };
   readArguments = import ./arguments.nix { inherit tools system; };

@@ -122,3 +122,149 @@ class TestTimes:
         error = nix.image_error(f"{{ {argument} = {value}; }}")
         sentence = f'error: {argument} must be a time from 1970 to 9999 such as "2024-05-06"'
         assert sentence in error and f"not {value}" in error
+
+
+class TestWhatIsMeant:
+    """One sentence names the argument, what was given and what to write."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (
+                "{ contnets = [ ]; }",
+                "buildImage: there is no argument contnets (did you mean conte",
+            ),
+            ("{ xyzzy = 1; }", "buildImage: there is no argument xyzzy\n"),
+            ("{ maxlayers = 1; arch = 1; }", "no argument arch: write architecture; there is no a"),
+            ('{ name = ""; }', "name must be letters and digits, with . _ - and / between them"),
+            ('{ name = "foo bar"; }', 'such as "team/notes", not "foo bar"'),
+            ('{ name = "a//b"; }', 'such as "team/notes", not "a//b"'),
+            ('{ name = "Foo:1.0"; }', 'without a tag: write name = "foo"; tag = "1.0"'),
+            ("{ name = 1; }", "name must be a string, not 1"),
+            ("{ tag = 1; }", "tag must be null or a string of up to 128 letters"),
+            ('{ tag = "-x"; }', 'that begins with no . or -, not "-x"'),
+            ("{ contents = args: args; }", "contents must be derivations or paths, or a list of"),
+            ("{ contents = [ pkgs.hello { } ]; }", "or a list of them, not a set"),
+            ('{ contents = "/etc"; }', 'contents has "/etc", which is not in the Nix store: write'),
+            ("{ config = [ ]; }", "config of image image must be a set"),
+            ('{ uid = "root"; }', 'uid must be a number, not "root"'),
+            ("{ gid = -1; }", "gid must be a number, not -1"),
+            ('{ uname = "a:b"; }', 'uname must be a name of at most 31 characters, not "a:b"'),
+            ("{ gname = null; }", "gname must be a name of at most 31 characters, not null"),
+            ('{ architecture = "x86_64"; }', 'such as "amd64", not "x86_64"'),
+            ('{ architecture = "aarch64"; }', 'such as "arm64", not "aarch64"'),
+            ('{ maxLayers = "5"; }', 'maxLayers must be a number from 1 to 125, not "5"'),
+            (
+                '{ fromImage = "debian:12"; }',
+                "fromImage must be an image archive or OCI layout, as",
+            ),
+            ("{ extraCommands = [ ]; }", "extraCommands must be a string of shell commands, not a"),
+            ("{ includeNixDB = 1; }", "includeNixDB must be true or false, not 1"),
+            ('{ compressor = "xz"; }', 'compressor must be "gz", "zstd" or "none", not "xz"'),
+            ("{ layers = [ pkgs.hello ]; }", "layers = [ [ pkgs.hello ] ], not a flat list"),
+            ("{ layers = pkgs.hello; }", "a list of lists of derivations, as in layers = [ [ pkgs"),
+            (
+                '{ popularity = "counts.json"; }',
+                "popularity must be an absolute path or a derivati",
+            ),
+            (
+                "{ popularity = [ 1 ]; }",
+                "popularity must be an absolute path or a derivation, not a",
+            ),
+            (
+                "{ importFromDerivation = null; }",
+                "importFromDerivation must be true or false, not n",
+            ),
+            ('{ meta = "text"; }', 'meta must be a set, not "text"'),
+        ],
+    )
+    def test_is_said_of_what_cannot_be(self, nix, arguments, sentence):
+        error = nix.image_error(arguments)
+        (line,) = [line for line in error.splitlines(True) if line.startswith("error: ")]
+        assert sentence in line
+
+    def test_is_said_of_a_name_that_is_missing(self, nix):
+        error = nix.error(*nix.expression("buildImage { contents = [ ]; }"))
+        assert 'error: buildImage: name is missing: write name = "hello"' in error
+
+    @pytest.mark.parametrize(
+        ("healthcheck", "complaint"),
+        [
+            ('{ Test = "curl"; }', "Healthcheck.Test must be a list of strings that begins with"),
+            ('{ Test = [ "curl" ]; }', "Healthcheck.Test must be a list of strings that begins"),
+            ('{ Interval = "30s"; }', "Healthcheck.Interval must be a number of nanoseconds"),
+            ("{ Retries = 1.5; }", "Healthcheck.Retries must be a number"),
+            ("{ retries = 1; }", "no key Healthcheck.retries (did you mean Retries?)"),
+            ("[ ]", "Healthcheck must be a set"),
+        ],
+    )
+    def test_is_said_of_a_health_check_that_docker_would_not_load(
+        self, nix, healthcheck, complaint
+    ):
+        assert complaint in nix.image_error(f"{{ config.Healthcheck = {healthcheck}; }}")
+
+    def test_health_check_is_in_the_configuration(self, nix):
+        check = {"Test": ["CMD-SHELL", "true"], "Interval": 30 * 10**9, "Retries": 3}
+        text = f"builtins.fromJSON ''{json.dumps(check)}''"
+        image = nix.image(f"{{ config.Healthcheck = {text}; }}")
+        assert image.config["config"]["Healthcheck"] == check
+
+
+class TestPopularity:
+    def test_absolute_path_may_be_a_string(self, nix, tmp_path):
+        (tmp_path / "counts").write_text("{}")
+        call = 'buildImage { name = "image"; popularity = %s; }'
+        assert nix.evaluate(f"({call % f'{tmp_path}/counts'}).drvPath") == nix.evaluate(
+            f"({call % json.dumps(f'{tmp_path}/counts')}).drvPath"
+        )
+
+
+class TestOverride:
+    def test_changes_arguments(self, nix):
+        names = f"""let
+          image = buildImage {{ name = "one"; contents = {ONE}; tag = "a"; }};
+          both = image.override {{ tag = "b"; }};
+          named = both.override (old: {{ name = old.name + "-" + old.tag; }});
+          name = image: "${{image.imageName}}:${{image.imageTag}}";
+        in [ (name image) (name both) (name named) ]"""
+        assert nix.evaluate(names) == ["one:a", "one:b", "one-b:b"]
+
+    def test_of_attributes_says_what_to_write(self, nix):
+        call = nix.expression('(buildImage { name = "image"; }).overrideAttrs (old: { })')
+        assert "an image has no overrideAttrs: write override { ... }" in nix.error(*call)
+
+
+class TestStoreNames:
+    def test_have_the_name_of_the_image(self, nix):
+        forms = "[ image image.archive image.stream image.cache ]"
+        call = f'let image = buildImage {{ name = "Team/Notes"; }}; in map (f: f.name) {forms}'
+        assert nix.evaluate(call) == [
+            "notes-image",
+            "notes.tar",
+            "stream-notes",
+            "notes-cache",
+        ]
+
+    def test_of_layers_have_nothing_of_it(self, nix):
+        layers = '(buildImage { name = "%s"; contents = pkgs.hello; }).layers'
+        call = f"map (l: l.drvPath) ({layers % 'one'}) == map (l: l.drvPath) ({layers % 'two'})"
+        assert nix.evaluate(call) is True
+
+
+class TestTools:
+    @pytest.mark.parametrize(
+        ("tools", "sentence"),
+        [
+            (
+                'removeAttrs pkgs [ "libdeflate" "zstd" ]',
+                "has no libdeflate, zstd: take nixpkgs of",
+            ),
+            (
+                'pkgs // { python3 = pkgs.python3 // { name = "python3-3.8.9"; }; }',
+                "has Python 3.8.9 and not 3.9: take nixpkgs of NixOS 21.11 or later",
+            ),
+        ],
+    )
+    def test_of_a_set_that_is_too_old_are_named(self, nix, tools, sentence):
+        call = f'import {ROOT}/build-image/image.nix {{ tools = {tools}; }} {{ name = "image"; }}'
+        assert f"error: the package set {sentence}" in nix.error(*nix.expression(call))

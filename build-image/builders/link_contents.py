@@ -159,7 +159,9 @@ def main() -> None:
         return
 
     make_tree(tree, TREE)
-    shell, path = [attributes["shell"], "-e", "-c"], attributes["path"]
+    # The options that stdenv sets
+    options = ["-e", "-o", "pipefail", "-O", "inherit_errexit", "-O", "nullglob"]
+    shell, path = [attributes["shell"], *options, "-c"], attributes["path"]
     if attributes["extraCommands"]:
         run("extraCommands", [*shell, attributes["extraCommands"]], TREE, path)
     archive = [attributes["tar"], "--create", "--format=gnu", "--sort=name", "--blocking-factor=1"]

@@ -1,0 +1,157 @@
+"""A call of dockerTools.buildLayeredImage or streamLayeredImage, with the function's name changed.
+
+The tables hold what those functions take: their arguments, defaults and coercions as of nixpkgs
+24.05, and what has been added since (`mtime`, `includeNixDB`, `layeringPipeline`, `debug`, `meta`).
+Ours does the same with each, or says in one sentence what to write instead.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nix import Image
+
+ONE = '(pkgs.writeTextDir "share/one" "one")'
+TWO = '(pkgs.writeTextDir "share/two" "two")'
+
+# Their arguments, with the defaults. That of `architecture` is the machine's.
+DEFAULTS = {
+    "tag": "null",
+    "fromImage": "null",
+    "contents": "[ ]",
+    "config": "{ }",
+    "architecture": '"amd64"',
+    "created": '"1970-01-01T00:00:01Z"',
+    "mtime": '"1970-01-01T00:00:01Z"',
+    "uid": "0",
+    "gid": "0",
+    "uname": '"root"',
+    "gname": '"root"',
+    "maxLayers": "100",
+    "extraCommands": '""',
+    "fakeRootCommands": '""',
+    "enableFakechroot": "false",
+    "includeStorePaths": "true",
+    "includeNixDB": "false",
+    "compressor": '"gz"',
+    "passthru": "{ }",
+    "meta": "{ }",
+    "layeringPipeline": "null",
+    "debug": "false",
+}
+
+# An argument, a value that means something else than it says, and what it means.
+COERCIONS = [
+    # The name that `docker load` is given is in lower case.
+    ("name", '"Side/Notes"', '"side/notes"'),
+    # A list is for symlinkJoin, and from there text: null is nothing, lists are what is in them.
+    ("contents", ONE, f"[ {ONE} ]"),
+    ("contents", f'"${{{ONE}}}"', f"[ {ONE} ]"),
+    ("contents", "null", "[ ]"),
+    ("contents", f"[ null {ONE} ]", f"[ {ONE} ]"),
+    ("contents", f"[ [ {ONE} [ {TWO} ] ] [ ] ]", f"[ {ONE} {TWO} ]"),
+    ("config", "null", "{ }"),
+    # Times are for `date -d`, in UTC.
+    ("created", '"20240506"', '"2024-05-06T00:00:00Z"'),
+    ("created", '"2024-05-06"', '"2024-05-06T00:00:00Z"'),
+    ("created", '"@1700000000"', '"2023-11-14T22:13:20Z"'),
+    ("created", '"2024-05-06 07:08:09"', '"2024-05-06T07:08:09Z"'),
+    ("created", '"2024-05-06T07:08:09+0200"', '"2024-05-06T05:08:09Z"'),
+    ("created", '"2024-05-06 07:08:09 -05:30"', '"2024-05-06T12:38:09Z"'),
+    ("created", '"2024-05-06 07:08:09.5 UTC"', '"2024-05-06T07:08:09Z"'),
+    ("mtime", '"20240506"', '"2024-05-06T00:00:00Z"'),
+    ("mtime", '"@1700000000"', '"2023-11-14T22:13:20Z"'),
+    # Variables of a builder are text, null is none.
+    ("uid", '"1000"', "1000"),
+    ("gid", '"1000"', "1000"),
+    ("extraCommands", "null", '""'),
+    ("fakeRootCommands", "null", '""'),
+    # No difference to the image
+    ("debug", "true", "false"),
+]
+
+# An argument, a value that is taken there and not here, and what to write.
+INSTEAD = [
+    ("enableFakechroot", "true", "write the files that it would write"),
+    ("layeringPipeline", '[ [ "popularity_contest" ] ]', "write layers, popularity or maxLayers"),
+    ("created", '"yesterday"', 'must be a time from 1970 to 9999 such as "2024-05-06"'),
+    ("created", '"6 May 2024"', 'must be a time from 1970 to 9999 such as "2024-05-06"'),
+    ("created", "20240506", 'must be a time from 1970 to 9999 such as "2024-05-06"'),
+    ("created", '"0001-01-01T00:00:00Z"', 'must be a time from 1970 to 9999 such as "2024-05-06"'),
+    ("architecture", '"x86_64"', 'must be a name of Go\'s, such as "amd64"'),
+    ("maxLayers", "128", "must be a number from 1 to 125"),
+    ("config", "{ Cmd = 1; }", "Cmd must be a list of strings"),
+    ("config", "{ cmd = [ ]; }", "there is no key cmd (did you mean Cmd?)"),
+    # dockerTools.buildImage
+    ("copyToRoot", ONE, "write contents"),
+    ("runAsRoot", '"true"', "write fakeRootCommands"),
+    ("keepContentsDirlinks", "true", "a link to a folder at the root is taken for the folder"),
+    ("fromImageName", '"debian"', "pass as fromImage an archive of one image"),
+    ("fromImageTag", '"12"', "pass as fromImage an archive of one image"),
+    ("diskSize", "1024", "no virtual machine is started"),
+    ("buildVMMemorySize", "512", "no virtual machine is started"),
+    # nix2container.buildImage
+    ("arch", '"amd64"', "write architecture"),
+    ("initializeNixDatabase", "true", "write includeNixDB"),
+    ("perms", "[ ]", "write chmod and chown in fakeRootCommands"),
+]
+
+
+def derivation(arguments: str) -> str:
+    """Return Nix text: the derivation of an image with these arguments."""
+    given = f'{{ name = "image"; importFromDerivation = false; }} // {{ {arguments} }}'
+    return f"(buildImage ({given})).drvPath"
+
+
+def test_defaults_are_the_same(nix):
+    given = [derivation(f"{name} = {value};") for name, value in DEFAULTS.items()]
+    without, *found = nix.evaluate(f"[ {derivation('')} {' '.join(given)} ]")
+    assert dict(zip(DEFAULTS, found)) == dict.fromkeys(DEFAULTS, without)
+
+
+def test_coercions_are_the_same(nix):
+    given = [derivation(f"{name} = {odd};") for name, odd, _ in COERCIONS]
+    meant = [derivation(f"{name} = {plain};") for name, _, plain in COERCIONS]
+    pairs = " ".join(f"({one} == {other})" for one, other in zip(given, meant))
+    assert dict(zip(COERCIONS, nix.evaluate(f"[ {pairs} ]"))) == dict.fromkeys(COERCIONS, True)
+
+
+@pytest.mark.parametrize(("argument", "value", "sentence"), INSTEAD)
+def test_what_is_left_out_says_what_to_write_instead(nix, argument, value, sentence):
+    error = nix.image_error(f"{{ {argument} = {value}; }}")
+    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert argument in line and sentence in line
+
+
+@pytest.mark.parametrize("argument", sorted({name for name, _, _ in INSTEAD} - set(DEFAULTS)))
+def test_what_is_left_out_may_be_passed_as_null(nix, argument):
+    assert nix.evaluate(f"{derivation(f'{argument} = null;')} == {derivation('')}")
+
+
+def test_name_is_in_lower_case_where_docker_load_reads_it(nix):
+    built = nix.build_image('{ name = "Side/Notes"; tag = "V1"; }').path
+    docker = json.loads((built / "manifest.json").read_bytes())
+    assert docker[0]["RepoTags"] == ["side/notes:V1"]
+
+
+class TestCommands:
+    """As in stdenv's shell."""
+
+    @pytest.mark.parametrize("argument", ["extraCommands", "fakeRootCommands"])
+    @pytest.mark.parametrize("commands", ["false | true; echo made > file", "x=$(false; echo y)"])
+    def test_end_the_build_when_part_of_them_fails(self, nix, argument, commands):
+        error = nix.image_error(f"{{ {argument} = {json.dumps(commands)}; }}".replace("$", "\\$"))
+        assert f"error: {argument} failed with status 1" in error
+
+    def test_find_nothing_where_no_name_matches(self, nix):
+        image = nix.image('{ extraCommands = "for i in none*; do touch $i; done; touch made"; }')
+        assert set(image.tree) == {"made", "tmp"}
+
+
+def test_image_can_be_built_upon_with_its_arguments_changed(nix):
+    call = f'(buildImage {{ name = "image"; tag = "latest"; contents = {ONE}; }})'
+    changed = call + '.override { extraCommands = "touch more"; }'
+    image = Image(nix.build(*nix.expression(changed)).path)
+    assert {"share/one", "more"} <= set(image.tree)

@@ -6,48 +6,57 @@
   outputs =
     { self, nixpkgs }:
     let
+      inherit (nixpkgs) lib;
+
       # Images are of Linux, and so are the machines that build them.
-      forSystems = nixpkgs.lib.genAttrs [
+      systems = [
         "x86_64-linux"
         "aarch64-linux"
       ];
-      forPackages = pkgs: import ./. { inherit pkgs; };
-      here = forSystems (system: forPackages nixpkgs.legacyPackages.${system});
-      # buildImage and the ready-made contents
-      functions =
-        all:
-        removeAttrs all [
-          "group-layers"
-          "nixery-build-image"
-          "tests"
-        ];
+      # `value` of the package set of each system; of those only where it has all of `names`
+      whereThereAre =
+        names: value:
+        let
+          hasAll = system: lib.all (name: nixpkgs.legacyPackages.${system} ? ${name}) names;
+        in
+        lib.genAttrs (lib.filter hasAll systems) (system: value nixpkgs.legacyPackages.${system});
+      forSystems = whereThereAre [ ];
+
+      offersOf = pkgs: import ./. { inherit pkgs; };
+      programsOf = pkgs: { inherit (offersOf pkgs) group-layers nixery-build-image; };
+      functionsOf = pkgs: {
+        inherit (offersOf pkgs)
+          buildImage
+          binSh
+          usrBinEnv
+          caCertificates
+          fakeNss
+          ;
+      };
     in
     {
-      lib = forSystems (system: functions here.${system});
+      lib = forSystems functionsOf;
 
-      overlays.default = final: _: {
-        inherit (forPackages final) group-layers nixery-build-image;
-        # The functions under one name, beside nixpkgs' dockerTools.
-        nixery = functions (forPackages final);
-      };
+      # The functions have one name, beside nixpkgs' dockerTools.
+      overlays.default = final: _: programsOf final // { nixery = functionsOf final; };
 
-      packages = forSystems (system: {
-        inherit (here.${system}) group-layers nixery-build-image;
-        default = here.${system}.nixery-build-image;
-      });
+      packages = forSystems (
+        pkgs: programsOf pkgs // { default = (programsOf pkgs).nixery-build-image; }
+      );
 
-      checks = forSystems (system: here.${system}.tests);
+      checks = forSystems (pkgs: (offersOf pkgs).tests);
 
-      devShells = forSystems (system: {
-        default = nixpkgs.legacyPackages.${system}.mkShell {
+      # For those who work on this project; images can be built with a set that is too old for it.
+      devShells = whereThereAre [ "ruff" ] (pkgs: {
+        default = pkgs.mkShell {
           packages = [
-            nixpkgs.legacyPackages.${system}.python3
-            nixpkgs.legacyPackages.${system}.ruff
-            nixpkgs.legacyPackages.${system}.skopeo
+            pkgs.python3
+            pkgs.ruff
+            pkgs.skopeo
           ];
         };
       });
 
-      formatter = forSystems (system: nixpkgs.legacyPackages.${system}.nixfmt-tree);
+      formatter = whereThereAre [ "nixfmt-tree" ] (pkgs: pkgs.nixfmt-tree);
     };
 }

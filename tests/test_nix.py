@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import time
 from pathlib import Path
 
 import pytest
 
-from nix import BUILD_IMAGE, ROOT, Image, Nix, file_hash, file_md5, run, write_set
+from nix import BUILD_IMAGE, Image, Nix, file_hash, file_md5, run, write_set
 
 PACKAGES = ["git", "curl"]
 
@@ -484,79 +483,3 @@ def image_derivations(nix: Nix) -> list[tuple[str, str]]:
     files = run("nix-store", "--query", "--requisites", *derivers).stdout.split()
     found = [(file, own.fullmatch(file.rpartition("/")[2])) for file in files]
     return [(file, match[1]) for file, match in found if match]
-
-
-class TestFlake:
-    NIX = ("nix", "--extra-experimental-features", "nix-command flakes")
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def checkout(cls, tmp_path_factory) -> Path:
-        """The project as a clone has it: without what other programs leave in its folder."""
-        folder = tmp_path_factory.mktemp("project")
-        for name in run("git", "-C", ROOT, "ls-files").stdout.splitlines():
-            if (ROOT / name).exists():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
-        return folder
-
-    def flake(self, *arguments: object) -> str:
-        return run(*self.NIX, *arguments).stdout
-
-    def test_pure_evaluation_gives_the_wrapper_and_the_grouping_program(self, nix, checkout):
-        given = ["--override-input", "nixpkgs", f"path:{nix.package_set}", "--no-write-lock-file"]
-        for attribute, program in [
-            ("default", "nixery-build-image"),
-            ("group-layers", "group-layers"),
-        ]:
-            command = ["build", "--no-link", "--json", f"path:{checkout}#{attribute}", *given]
-            (built,) = json.loads(self.flake(*command))
-            assert (Path(built["outputs"]["out"]) / "bin" / program).stat().st_mode & 0o111
-
-    def test_consumer_builds_an_image_in_pure_evaluation(self, nix, checkout, tmp_path):
-        (tmp_path / "flake.nix").write_text(
-            f"""{{
-              inputs.nixpkgs.url = "path:{nix.package_set}";
-              inputs.nixery.url = "path:{checkout}";
-              inputs.nixery.inputs.nixpkgs.follows = "nixpkgs";
-              outputs = {{ nixpkgs, nixery, ... }}: {{
-                packages.x86_64-linux.image = nixery.lib.x86_64-linux.buildImage {{
-                  name = "image";
-                  tag = "latest";
-                  maxLayers = 96;
-                  contents = [ nixpkgs.legacyPackages.x86_64-linux.hello ];
-                }};
-              }};
-            }}"""
-        )
-        command = ["build", "--no-link", "--json", f"path:{tmp_path}#image"]
-        (built,) = json.loads(self.flake(*command))
-        image, other = Image(Path(built["outputs"]["out"])), nix.image_of(["hello"])
-        # The image's digest: neither purity nor the way in plays a part.
-        assert image.descriptor == other.descriptor
-
-    def test_overlay_offers_the_programs_and_the_functions(self, nix, checkout, tmp_path):
-        (tmp_path / "flake.nix").write_text(
-            f"""{{
-              inputs.nixpkgs.url = "path:{nix.package_set}";
-              inputs.nixery.url = "path:{checkout}";
-              inputs.nixery.inputs.nixpkgs.follows = "nixpkgs";
-              outputs = {{ nixpkgs, nixery, ... }}:
-                let
-                  pkgs = import nixpkgs {{
-                    system = "x86_64-linux";
-                    overlays = [ nixery.overlays.default ];
-                  }};
-                in {{
-                  packages.x86_64-linux.image = pkgs.nixery.buildImage {{
-                    name = "image";
-                    tag = "latest";
-                    contents = [ pkgs.hello pkgs.group-layers pkgs.nixery.binSh ];
-                  }};
-                }};
-            }}"""
-        )
-        command = ["build", "--no-link", "--json", f"path:{tmp_path}#image"]
-        (built,) = json.loads(self.flake(*command))
-        tree = Image(Path(built["outputs"]["out"])).tree
-        assert {"bin/hello", "bin/group-layers", "bin/sh"} <= set(tree)

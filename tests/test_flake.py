@@ -1,0 +1,108 @@
+"""flake.nix: what it offers, to whom, and that evaluation is pure."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nix import ROOT, Image, run
+
+NIX = ("nix", "--extra-experimental-features", "nix-command flakes")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as a clone has it: without what other programs leave in its folder."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in run("git", "-C", ROOT, "ls-files").stdout.splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def flake(*arguments: object) -> str:
+    return run(*NIX, *arguments).stdout
+
+
+def test_every_output_can_be_shown_and_checked_with_a_set_that_has_no_developers_tools(
+    nix, checkout
+):
+    given = ["--override-input", "nixpkgs", f"path:{nix.package_set}", "--no-write-lock-file"]
+    shown = json.loads(flake("flake", "show", "--json", f"path:{checkout}", *given))
+    programs = {"default", "group-layers", "nixery-build-image"}
+    assert set(shown["packages"]["x86_64-linux"]) == programs
+    assert shown["overlays"] == {"default": {"type": "nixpkgs-overlay"}}
+    flake("flake", "check", f"path:{checkout}", *given)
+
+
+def test_functions_are_those_of_the_default_nix(nix, checkout):
+    given = ["--override-input", "nixpkgs", f"path:{nix.package_set}", "--no-write-lock-file"]
+    names = ["--apply", "builtins.attrNames", "--json"]
+    offered = json.loads(flake("eval", f"path:{checkout}#lib.x86_64-linux", *names, *given))
+    here = set(nix.evaluate("builtins.attrNames nixery"))
+    assert set(offered) == here - {"group-layers", "nixery-build-image", "tests"}
+
+
+def test_pure_evaluation_gives_the_wrapper_and_the_grouping_program(nix, checkout):
+    given = ["--override-input", "nixpkgs", f"path:{nix.package_set}", "--no-write-lock-file"]
+    for attribute, program in [
+        ("default", "nixery-build-image"),
+        ("group-layers", "group-layers"),
+    ]:
+        command = ["build", "--no-link", "--json", f"path:{checkout}#{attribute}", *given]
+        (built,) = json.loads(flake(*command))
+        assert (Path(built["outputs"]["out"]) / "bin" / program).stat().st_mode & 0o111
+
+
+def test_consumer_builds_an_image_in_pure_evaluation(nix, checkout, tmp_path):
+    (tmp_path / "flake.nix").write_text(
+        f"""{{
+          inputs.nixpkgs.url = "path:{nix.package_set}";
+          inputs.nixery.url = "path:{checkout}";
+          inputs.nixery.inputs.nixpkgs.follows = "nixpkgs";
+          outputs = {{ nixpkgs, nixery, ... }}: {{
+            packages.x86_64-linux.image = nixery.lib.x86_64-linux.buildImage {{
+              name = "image";
+              tag = "latest";
+              maxLayers = 96;
+              contents = [ nixpkgs.legacyPackages.x86_64-linux.hello ];
+            }};
+          }};
+        }}"""
+    )
+    command = ["build", "--no-link", "--json", f"path:{tmp_path}#image"]
+    (built,) = json.loads(flake(*command))
+    image, other = Image(Path(built["outputs"]["out"])), nix.image_of(["hello"])
+    # The image's digest: neither purity nor the way in plays a part.
+    assert image.descriptor == other.descriptor
+
+
+def test_overlay_offers_the_programs_and_the_functions(nix, checkout, tmp_path):
+    (tmp_path / "flake.nix").write_text(
+        f"""{{
+          inputs.nixpkgs.url = "path:{nix.package_set}";
+          inputs.nixery.url = "path:{checkout}";
+          inputs.nixery.inputs.nixpkgs.follows = "nixpkgs";
+          outputs = {{ nixpkgs, nixery, ... }}:
+            let
+              pkgs = import nixpkgs {{
+                system = "x86_64-linux";
+                overlays = [ nixery.overlays.default ];
+              }};
+            in {{
+              packages.x86_64-linux.image = pkgs.nixery.buildImage {{
+                name = "image";
+                tag = "latest";
+                contents = [ pkgs.hello pkgs.group-layers pkgs.nixery.binSh ];
+              }};
+            }};
+        }}"""
+    )
+    command = ["build", "--no-link", "--json", f"path:{tmp_path}#image"]
+    (built,) = json.loads(flake(*command))
+    tree = Image(Path(built["outputs"]["out"])).tree
+    assert {"bin/hello", "bin/group-layers", "bin/sh"} <= set(tree)

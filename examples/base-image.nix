@@ -1,10 +1,10 @@
-# An image on top of another one: its layers come first, its environment and its other settings hold
-# where this image does not say otherwise.
+# An image on top of another one. The layers of the base come first, and its settings stay unless
+# this image replaces them.
 #
-# The base is another image of ours, or any archive that `docker save` or `skopeo copy` wrote:
+# The base is another image of this project, or an archive that `docker save` or `skopeo copy` wrote:
 #
 #   docker save debian:12 -o debian.tar
-#   docker load <$(nix-build examples/base-image.nix -A archive --arg base ./debian.tar)
+#   docker load <"$(nix-build examples/base-image.nix -A archive --arg base ./debian.tar --no-out-link)"
 #   docker run --rm base-image
 {
   # The package set: nixpkgs, or one that is like it

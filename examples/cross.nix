@@ -1,7 +1,7 @@
-# An image for another machine, with packages that are compiled for it. The tools that put it
-# together run here.
+# An image for another machine, with packages that are compiled for it. The tools that build the image
+# run on this one.
 #
-#   $(nix-build examples/cross.nix -A copyTo)/bin/copy-to docker://REGISTRY/cross
+#   $(nix-build examples/cross.nix -A copyTo --no-out-link)/bin/copy-to docker://REGISTRY/cross
 #   docker run --rm REGISTRY/cross          # on an arm64 machine
 {
   # The package set: nixpkgs, or one that is like it

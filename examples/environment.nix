@@ -1,10 +1,10 @@
-# What a program finds when it starts: its variables, its folder, its arguments. Labels are for
-# those who look at the image.
+# What a program finds when it starts: variables, working folder, arguments. Labels are for people who
+# inspect the image.
 #
-# What the configuration names is in the image, with its closure: bash and the time zones here,
-# which no contents bring.
+# Store paths that the configuration names are in the image with their closures: here bash and the
+# time zones, without any contents.
 #
-#   $(nix-build examples/environment.nix -A stream) | docker load
+#   $(nix-build examples/environment.nix -A stream --no-out-link) | docker load
 #   docker run --rm environment
 {
   # The package set: nixpkgs, or one that is like it

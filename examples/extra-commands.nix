@@ -1,8 +1,8 @@
-# Files that commands make: they run in the image's root, after the contents are linked there.
+# Files that are made by commands, which run in the image's root after the contents are linked there.
 #
-# Programs that they use, here hello, are not in the image unless what they write names them.
+# A program that the commands run, here hello, is not in the image unless a file names it.
 #
-#   docker load <$(nix-build examples/extra-commands.nix -A archive)
+#   docker load <"$(nix-build examples/extra-commands.nix -A archive --no-out-link)"
 #   docker run --rm extra-commands
 {
   # The package set: nixpkgs, or one that is like it
@@ -22,7 +22,7 @@ nixery.buildImage {
     mkdir -p srv var/lib/private
     ${pkgs.buildPackages.hello}/bin/hello >srv/greeting
     chmod 0700 var/lib/private
-    # A folder that packages bring is a folder here: there is room beside their links.
+    # Folders are real, whatever packages they come from: commands can write beside the links.
     printf '#!/bin/bash\ncat /srv/greeting\n' >bin/greet
     chmod +x bin/greet
   '';

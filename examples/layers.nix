@@ -1,8 +1,8 @@
-# Layers of one's own: each list has a layer to itself, and the grouping is left with the rest.
+# Layers that you choose: each list gets a layer of its own, and the rest is grouped as usual.
 #
-# Here the two parts of a program that are always released together are fetched together.
+# Here two parts of a program that are always released together share a layer.
 #
-#   docker load <$(nix-build examples/layers.nix -A archive)
+#   docker load <"$(nix-build examples/layers.nix -A archive --no-out-link)"
 #   docker run --rm layers
 {
   # The package set: nixpkgs, or one that is like it

@@ -1,7 +1,7 @@
-# A server with its configuration and its page: each is a store path, so that a changed page leaves
-# the layers of nginx as they are.
+# A server with its configuration and a page. Each is a store path of its own: when the page changes,
+# the layers of nginx stay as they are.
 #
-#   docker load <$(nix-build examples/nginx.nix -A archive)
+#   docker load <"$(nix-build examples/nginx.nix -A archive --no-out-link)"
 #   docker run -d --rm -p 8080:80 nginx
 #   curl http://localhost:8080
 {
@@ -37,7 +37,7 @@ nixery.buildImage {
     pkgs.nginx
     nixery.fakeNss
   ];
-  # The first for messages from before the configuration is read, the second for uploads.
+  # The first for messages before the configuration is read, the second for uploads.
   extraCommands = "mkdir -p var/log/nginx var/lib/nginx";
   config = {
     Cmd = [

@@ -1,7 +1,7 @@
-# Nix inside, which knows the store paths that the image has: it builds on them, and does not delete
-# or fetch them again.
+# Nix in the image. It knows the store paths that are there: it uses them for builds, and neither
+# deletes them nor fetches them again.
 #
-#   docker load <$(nix-build examples/nix.nix -A archive)
+#   docker load <"$(nix-build examples/nix.nix -A archive --no-out-link)"
 #   docker run -it --rm nix
 {
   # The package set: nixpkgs, or one that is like it
@@ -22,7 +22,7 @@ nixery.buildImage {
     nixery.fakeNss
   ];
   includeNixDB = true;
-  # In a container there are neither build users nor the rights to make a sandbox.
+  # A container has neither build users nor the right to make a sandbox.
   extraCommands = ''
     mkdir -p etc/nix
     echo 'build-users-group =' >>etc/nix/nix.conf

@@ -1,6 +1,6 @@
-# A shell to look around in: bash, coreutils, and what programs expect of a system around them.
+# A shell to look around in: bash, coreutils, and the files that programs expect of a system.
 #
-#   $(nix-build examples/shell.nix -A copyTo)/bin/copy-to docker-daemon:shell:latest
+#   $(nix-build examples/shell.nix -A copyTo --no-out-link)/bin/copy-to docker-daemon:shell:latest
 #   docker run -it --rm shell
 {
   # The package set: nixpkgs, or one that is like it

@@ -1,8 +1,8 @@
-# A user of the image's own: its name, and a home that it can write to.
+# A user with a name and a home folder.
 #
-# fakeRootCommands run as an imitated root user, who can give files away.
+# fakeRootCommands are run by an imitated root user, who can change the owner of files.
 #
-#   docker load <$(nix-build examples/user.nix -A archive)
+#   docker load <"$(nix-build examples/user.nix -A archive --no-out-link)"
 #   docker run -it --rm user
 {
   # The package set: nixpkgs, or one that is like it

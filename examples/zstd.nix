@@ -1,7 +1,7 @@
-# Layers compressed by zstd, which unpacks faster than gzip, for registries and machines that know
-# it. The contents of the layers are the same either way.
+# Layers that are compressed by zstd, which unpacks faster than gzip, for registries and machines that
+# support it.
 #
-#   $(nix-build examples/zstd.nix -A copyTo)/bin/copy-to docker://REGISTRY/zstd
+#   $(nix-build examples/zstd.nix -A copyTo --no-out-link)/bin/copy-to docker://REGISTRY/zstd
 {
   # The package set: nixpkgs, or one that is like it
   pkgs ? import <nixpkgs> { },

@@ -210,7 +210,7 @@ let
         "${
           check nameArgument (
             value: isString value && match "[^:[:space:]]{1,31}" value != null
-          ) "a name of at most 31 characters" name
+          ) "a name of at most 31 characters without colons or spaces" name
         }:${toString (check idArgument isId "a number" id)}";
 
       image = toLower (check "name" isString "a string" name);

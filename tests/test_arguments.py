@@ -149,8 +149,11 @@ class TestWhatIsMeant:
             ("{ config = [ ]; }", "config of image image must be a set"),
             ('{ uid = "root"; }', 'uid must be a number, not "root"'),
             ("{ gid = -1; }", "gid must be a number, not -1"),
-            ('{ uname = "a:b"; }', 'uname must be a name of at most 31 characters, not "a:b"'),
-            ("{ gname = null; }", "gname must be a name of at most 31 characters, not null"),
+            (
+                '{ uname = "a:b"; }',
+                "uname must be a name of at most 31 characters without colons or",
+            ),
+            ("{ gname = null; }", "without colons or spaces, not null"),
             ('{ architecture = "x86_64"; }', 'such as "amd64", not "x86_64"'),
             ('{ architecture = "aarch64"; }', 'such as "arm64", not "aarch64"'),
             ('{ maxLayers = "5"; }', 'maxLayers must be a number from 1 to 125, not "5"'),

@@ -1,7 +1,8 @@
 """A call of dockerTools.buildLayeredImage or streamLayeredImage, with the function's name changed.
 
-The tables hold what those functions take: their arguments, defaults and coercions as of nixpkgs
-24.05, and what has been added since (`mtime`, `includeNixDB`, `layeringPipeline`, `debug`, `meta`).
+The tables hold what those functions take: their arguments, defaults and coercions in nixpkgs 24.05,
+found by running them, and what has been added since, as it is documented (`mtime`, `includeNixDB`,
+`layeringPipeline`, `debug`, `meta`).
 Ours does the same with each, or says in one sentence what to write instead.
 """
 
@@ -78,10 +79,15 @@ INSTEAD = [
     ("layeringPipeline", '[ [ "popularity_contest" ] ]', "write layers, popularity or maxLayers"),
     ("created", '"yesterday"', 'must be a time from 1970 to 9999 such as "2024-05-06"'),
     ("created", '"6 May 2024"', 'must be a time from 1970 to 9999 such as "2024-05-06"'),
+    ("created", "null", 'must be a time from 1970 to 9999 such as "2024-05-06"'),
     ("created", "20240506", 'must be a time from 1970 to 9999 such as "2024-05-06"'),
     ("created", '"0001-01-01T00:00:00Z"', 'must be a time from 1970 to 9999 such as "2024-05-06"'),
     ("architecture", '"x86_64"', 'must be a name of Go\'s, such as "amd64"'),
     ("maxLayers", "128", "must be a number from 1 to 125"),
+    ("uname", "null", "must be a name of at most 31 characters without colons or spaces"),
+    ("uname", '"a:b"', "must be a name of at most 31 characters without colons"),
+    ("extraCommands", '[ "touch a;" "touch b" ]', "must be a string of shell commands, not a list"),
+    ("config", "{ User = 1000; }", "User must be a string"),
     ("config", "{ Cmd = 1; }", "Cmd must be a list of strings"),
     ("config", "{ cmd = [ ]; }", "there is no key cmd (did you mean Cmd?)"),
     # dockerTools.buildImage

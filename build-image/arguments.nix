@@ -88,7 +88,6 @@ let
     "([a-z0-9.-]+:[0-9]+/)?${part}(/${part})*";
 
   isStringLike = value: isString value || isPath value || isAttrs value && value ? outPath;
-  isId = value: isInt value && value >= 0 || isString value && match "[0-9]{1,10}" value != null;
   isWithin = least: most: value: isInt value && value >= least && value <= most;
 
   # What was given, for people
@@ -205,13 +204,21 @@ let
         else
           throw "${argument} must be a time from 1970 to 9999 such as \"2024-05-06\", \"2024-05-06T07:08:09Z\", \"@1714979289\" or \"now\", not ${show value}";
 
+      # An owner as tar takes it, NAME:NUMBER. The number may be a string, since it was in a builder's
+      # environment elsewhere; the largest one means "no user" to the kernel.
       owner =
         idArgument: nameArgument: id: name:
-        "${
-          check nameArgument (
-            value: isString value && match "[^:[:space:]]{1,31}" value != null
-          ) "a name of at most 31 characters without colons or spaces" name
-        }:${toString (check idArgument isId "a number" id)}";
+        let
+          isName = value: isString value && match "[^:[:space:]]{1,31}" value != null;
+          isNumeral = isString id && match "0|[1-9][0-9]{0,9}" id != null;
+          checkedName =
+            check nameArgument isName "a name of at most 31 characters without colons or spaces"
+              name;
+          checkedId = check idArgument (
+            value: isWithin 0 4294967294 (if isNumeral then builtins.fromJSON value else value)
+          ) "a number from 0 to 4294967294" id;
+        in
+        "${checkedName}:${toString checkedId}";
 
       image = toLower (check "name" isString "a string" name);
       tagged = match "(.+):([^/]*)" image;

@@ -147,8 +147,9 @@ class TestWhatIsMeant:
             ("{ contents = [ pkgs.hello { } ]; }", "or a list of them, not a set"),
             ('{ contents = "/etc"; }', 'contents has "/etc", which is not in the Nix store: write'),
             ("{ config = [ ]; }", "config of image image must be a set"),
-            ('{ uid = "root"; }', 'uid must be a number, not "root"'),
-            ("{ gid = -1; }", "gid must be a number, not -1"),
+            ('{ uid = "root"; }', 'uid must be a number from 0 to 4294967294, not "root"'),
+            ("{ gid = -1; }", "gid must be a number from 0 to 4294967294, not -1"),
+            ("{ uid = 4294967295; }", "uid must be a number from 0 to 4294967294, not 4294967295"),
             (
                 '{ uname = "a:b"; }',
                 "uname must be a name of at most 31 characters without colons or",

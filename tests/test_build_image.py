@@ -874,7 +874,7 @@ class TestSecondMachine:
     def test_has_the_image_from_a_cache_without_building(self, nix, short_folder):
         cache = f"file://{short_folder}/cache?compression=zstd"
         command = ["nix", "--extra-experimental-features", "nix-command"]
-        arguments = f"{{ contents = [ pkgs.hello {ONE} ]; }}"
+        arguments = f'{{ contents = [ pkgs.hello {ONE} ]; config.Cmd = [ "${{pkgs.lua5_4}}." ]; }}'
         run(*command, "copy", "--to", cache, nix.build_image(arguments, "cache").path)
         built = nix.build(
             *nix.image_call(arguments),

@@ -3,7 +3,7 @@
 #   nix-build build-image/build-image.nix --argstr packages '["git"]'
 #
 # yields the answer, a JSON file: the image's manifest and where its blobs are, or what the client
-# asked for that is not there. The image itself is an attribute of it: -A image.
+# asked for that cannot be had. The image itself is an attribute of it: -A image.
 {
   # Names of packages: a JSON array in a string. Nested ones have dots: "python3Packages.numpy".
   packages ? "[]",
@@ -26,53 +26,118 @@
   tag ? "latest",
   # The most layers that the image may have
   maxLayers ? 96,
-  # Popularity table: its URL, or a local file
+  # Popularity table: its URL, or the absolute path of a local file
   popularityUrl ? null,
   popularity ? null,
-}:
+  # With "...", nix-build passes on arguments that are misspelt too, and they can be refused.
+  ...
+}@given:
 let
   inherit (builtins)
     all
-    concatLists
+    any
+    attrNames
+    concatMap
     concatStringsSep
     elem
+    filter
     fromJSON
+    hasAttr
+    head
+    intersectAttrs
+    isAttrs
     isList
     isString
+    length
+    listToAttrs
     map
     match
+    seq
     toJSON
     ;
 
+  # What `nix-build -A` offers beside the answer; without an image each of them says why.
+  offered = listToAttrs (
+    map
+      (name: {
+        inherit name;
+        value = noImage;
+      })
+      [
+        "image"
+        "layers"
+        "plan"
+        "explain"
+        "cache"
+      ]
+  );
+
+  knownArguments = attrNames (builtins.functionArgs (import ./build-image.nix));
+  unknownArguments = attrNames (removeAttrs given knownArguments);
+
+  didYouMean =
+    similar: if similar == [ ] then "" else " (did you mean ${concatStringsSep " or " similar}?)";
+
+  importAttributes =
+    if isAttrs importArgs then
+      importArgs
+    else
+      let
+        parsed = import ./read-json.nix {
+          argument = "importArgs";
+          opening = "{";
+          closing = "}";
+        } importArgs;
+      in
+      if parsed == null then
+        throw "importArgs must be a set, or a JSON object such as {\"config\": {\"allowUnfree\": true}}, not ${toJSON importArgs}"
+      else
+        parsed;
+
   load =
-    system:
-    import loadPkgs (
-      {
-        inherit srcType;
-        importArgs = {
-          inherit system;
+    importArgs:
+    builtins.addErrorContext "while loading the package set" (
+      import loadPkgs (
+        {
+          inherit srcType importArgs;
         }
-        // (if isString importArgs then fromJSON importArgs else importArgs);
-      }
-      // (if srcArgs == null then { } else { inherit srcArgs; })
+        // (if srcArgs == null then { } else { inherit srcArgs; })
+      )
     );
+  # nixpkgs refuses `system` beside what says the same in more words.
+  pkgs = load (
+    (if importAttributes ? localSystem then { } else { inherit system; }) // importAttributes
+  );
+  inherit (pkgs.stdenv) buildPlatform hostPlatform;
 
   # Tools run here, whatever machine the image is for.
-  native = builtins.currentSystem or system;
-  pkgs = load system;
-  tools = if native == system then pkgs else load native;
+  native = builtins.currentSystem or buildPlatform.system;
+  platforms = [
+    "localSystem"
+    "crossSystem"
+  ];
+  tools =
+    if buildPlatform.system == native then
+      pkgs.buildPackages
+    else
+      load (removeAttrs importAttributes platforms // { system = native; });
 
   names =
     let
-      # fromJSON's own words for what is no JSON at all do not say what was to be JSON.
-      start = builtins.substring 0 1 (builtins.replaceStrings [ " " "\n" "\t" ] [ "" "" "" ] packages);
-      isArray = isString packages && start == "[";
-      parsed = if isArray then fromJSON packages else packages;
+      parsed =
+        if isList packages then
+          packages
+        else
+          import ./read-json.nix {
+            argument = "packages";
+            opening = "[";
+            closing = "]";
+          } packages;
     in
     if isList parsed && all isString parsed then
       parsed
     else
-      throw "packages must be a JSON array of strings, not ${toJSON packages}";
+      throw "packages must be a JSON array of strings such as [\"git\"], not ${toJSON packages}";
 
   # A name for what people want at hand in a container that they look around in, as in Nixery.
   shell = [
@@ -84,8 +149,9 @@ let
     "nano"
   ];
   found = import ./find-packages.nix {
-    inherit pkgs system;
-    names = concatLists (map (name: if name == "shell" then shell else [ name ]) names);
+    inherit pkgs;
+    inherit (hostPlatform) system;
+    names = concatMap (name: if name == "shell" then shell else [ name ]) names;
   };
   hasCertificates = elem "shell" names || elem "cacert" names;
 
@@ -93,9 +159,13 @@ let
     let
       digits = if isString maxLayers then match "0*([0-9]{1,9})" maxLayers else null;
     in
-    if digits == null then maxLayers else fromJSON (builtins.head digits);
+    if digits == null then maxLayers else fromJSON (head digits);
 
-  image = import ./image.nix { inherit tools system; } {
+  makeImage = import ./image.nix {
+    inherit tools;
+    inherit (hostPlatform) system;
+  };
+  image = makeImage {
     inherit name tag;
     contents = found.packages ++ contents;
     maxLayers = layerLimit;
@@ -105,59 +175,60 @@ let
         if hasCertificates then { Env = [ "SSL_CERT_FILE=/etc/ssl/certs/ca-bundle.crt" ]; } else { }
       );
     popularity =
-      if popularity != null then
-        /. + popularity
-      else if popularityUrl != null then
+      if popularity == null && popularityUrl != null then
         builtins.fetchurl {
           name = "popularity.json";
           url = popularityUrl;
         }
       else
-        null;
+        popularity;
   };
 
-  # What the client asked for and cannot have is an answer as well.
-  inherit (found) notFound unavailable;
-  errorAnswer =
-    if notFound != [ ] then
-      {
-        error = "not_found";
-        pkgs = notFound;
-      }
-      // (if unavailable == [ ] then { } else { inherit unavailable; })
+  # What the client asked for and cannot have is an answer as well, docs/registry.md says in which
+  # form. Servers know `not_found` and no other word.
+  inherit (found) missing similar;
+  unavailable = filter (hasAttr "failure") missing;
+  errorAnswer = {
+    error = "not_found";
+    pkgs = map (package: package.name) missing;
+  }
+  // (
+    if unavailable == [ ] then
+      { }
     else
       {
-        error = "unavailable";
-        pkgs = map (package: package.name) unavailable;
-        inherit unavailable;
-      };
-  noImage = throw (
-    "no image: "
-    + concatStringsSep ", " (
-      map (name: "'${name}' was not found") notFound
-      ++ map (package: "'${package.name}' ${package.reason}") unavailable
-    )
-  );
+        unavailable = map (package: { inherit (package) name reason; }) unavailable;
+      }
+  )
+  // (if similar == { } then { } else { inherit similar; });
+
+  # Who asks for the image gets Nix's own error of the first package that has one and that `meta`
+  # does not explain, and else one sentence about all.
+  sentences = map (
+    package: "'${package.name}' ${package.reason}" + didYouMean (similar.${package.name} or [ ])
+  ) missing;
+  isStrange = package: !(package ? failure || similar ? ${package.name});
+  sizeOfSet =
+    if any isStrange missing then
+      "; the package set has ${toString (length (attrNames pkgs))} names"
+    else
+      "";
+  unexplained = filter (package: package.unexplained or false) missing;
+  noImage =
+    if unexplained != [ ] then
+      seq (head unexplained).failure null
+    else
+      throw "no image: ${concatStringsSep ", " sentences}${sizeOfSet}";
 in
-if names == [ ] && contents == [ ] then
+if unknownArguments != [ ] then
+  let
+    unknown = head unknownArguments;
+    suggest = import ./nearest-name.nix { names = knownArguments; };
+  in
+  throw "there is no argument ${unknown}${suggest unknown}; there are ${concatStringsSep ", " knownArguments}"
+else if names == [ ] && contents == [ ] then
   throw "packages is empty: name at least one package, as in '[\"git\"]'"
-else if notFound == [ ] && unavailable == [ ] then
-  image.answer
-  // {
-    inherit image;
-    inherit (image)
-      layers
-      plan
-      explain
-      cache
-      ;
-  }
+else if missing == [ ] then
+  image.answer // intersectAttrs offered (image // { inherit image; })
 else
-  tools.writeText "answer.json" (toJSON errorAnswer)
-  // {
-    image = noImage;
-    layers = noImage;
-    plan = noImage;
-    explain = noImage;
-    cache = noImage;
-  }
+  tools.writeText "answer.json" (toJSON errorAnswer) // offered

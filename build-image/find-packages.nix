@@ -1,8 +1,8 @@
 # Look packages up by the names that somebody typed.
 #
-# A name is an attribute path with dots and nothing else: it is compared, never evaluated. As image
-# names have no capitals, a name that is not there as written is tried once more without regard to
-# case in its first part; as they do not begin with "_", `1password` finds `_1password`.
+# A name is an attribute path with dots and nothing else: it is compared, never evaluated. If there
+# is no exact match, the case of the first part is ignored, since image names have no capitals; as
+# they do not begin with "_" either, `1password` finds `_1password`.
 {
   # The package set to look in
   pkgs,
@@ -14,37 +14,49 @@
 let
   inherit (builtins)
     any
-    attrNames
-    concatLists
+    concatMap
+    concatStringsSep
     elem
+    elemAt
     filter
+    genList
     hasAttr
     head
     isAttrs
     isList
     isString
-    replaceStrings
+    length
+    listToAttrs
     split
+    stringLength
     tail
     tryEval
     ;
 
-  capitals = filter (letter: isString letter && letter != "") (split "" "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
-  smalls = filter (letter: isString letter && letter != "") (split "" "abcdefghijklmnopqrstuvwxyz");
-  lower = replaceStrings capitals smalls;
+  spellings = import ./spellings.nix (builtins.attrNames pkgs);
+
+  # A longer name is none, and takes long to be looked for.
+  longestName = 255;
+
+  # The most unknown names of one request for which similar ones are looked for
+  mostGuesses = 10;
 
   # What is at the attribute path: { found = false; } or { found = true; value = ...; } or, when it
-  # cannot be evaluated, { found = true; broken = true; }.
+  # cannot be evaluated, { found = true; failure = ...; } whose evaluation ends with Nix's error.
   lookUp =
     set: path:
     let
-      at = tryEval (isAttrs set && hasAttr (head path) set);
-      value = tryEval set.${head path};
+      name = head path;
+      at = tryEval (isAttrs set && hasAttr name set);
+      value = tryEval set.${name};
     in
     if !at.success || !at.value then
       { found = false; }
     else if !value.success then
-      { found = true; }
+      {
+        found = true;
+        failure = set.${name};
+      }
     else if tail path == [ ] then
       {
         found = true;
@@ -53,38 +65,58 @@ let
     else
       lookUp value.value (tail path);
 
+  pathOf = name: filter isString (split "\\." name);
+
   isPackage =
     result:
     result.found
     && (
-      !(result ? value) || isAttrs result.value && (tryEval (result.value.type or "")).value == "derivation"
+      result ? failure || isAttrs result.value && (tryEval (result.value.type or "")).value == "derivation"
     );
 
   # What a name stands for: the first package among its spellings.
   find =
     name:
     let
-      path = filter isString (split "\\." name);
+      path = pathOf name;
       first = head path;
-      others = filter (other: other != first && lower other == lower first) (attrNames pkgs);
-      firstPackage =
-        spellings:
-        if spellings == [ ] then
-          { found = false; }
-        else
-          let
-            result = lookUp pkgs ([ (head spellings) ] ++ tail path);
-          in
-          if isPackage result then result else firstPackage (tail spellings);
-      asWritten = firstPackage [
+      exact = [
         first
         "_${first}"
       ];
+      resultsOf = map (spelling: lookUp pkgs ([ spelling ] ++ tail path));
+      asWritten = filter isPackage (resultsOf exact);
+      otherwise = filter isPackage (
+        resultsOf (filter (spelling: !(elem spelling exact)) (concatMap spellings.ignoringCase exact))
+      );
+      # What cannot be evaluated may be no package. It counts where nothing else has the name.
+      candidates =
+        asWritten
+        ++ filter (result: !(result ? failure)) otherwise
+        ++ (if any (spelling: hasAttr spelling pkgs) exact then [ ] else otherwise);
     in
-    # Most names are found as written; only then is there no need to go through all that there are.
-    if asWritten.found then asWritten else firstPackage others;
+    if stringLength name > longestName || candidates == [ ] then
+      { found = false; }
+    else
+      head candidates;
 
-  # Why a package cannot be had, from what nixpkgs says in `meta`.
+  # Names that may have been meant by one that is not found. They are not evaluated: an error in one
+  # of them would take the place of the answer.
+  similarTo =
+    name:
+    let
+      path = pathOf name;
+      first = head path;
+      rest = tail path;
+      set = lookUp pkgs [ first ];
+      nested = import ./spellings.nix (builtins.attrNames set.value);
+    in
+    if length rest == 1 && isAttrs (set.value or null) then
+      map (each: "${first}.${each}") (nested.nearest (head rest))
+    else
+      map (each: concatStringsSep "." ([ each ] ++ rest)) (spellings.nearest first);
+
+  # Why a package cannot be had, from what nixpkgs says in `meta`; null if it says nothing.
   explain =
     package:
     let
@@ -97,7 +129,7 @@ let
       supported = meta.platforms or [ system ];
     in
     if !(package ? value) then
-      "cannot be evaluated"
+      null
     else if says (meta.broken or false) then
       "is marked as broken"
     else if says (meta.unfree or false || any (license: !(license.free or true)) licenses) then
@@ -107,7 +139,7 @@ let
     else if says (meta.unsupported or (!elem system supported)) then
       "is not available for ${system}"
     else
-      "cannot be evaluated";
+      null;
 
   # Errors that cannot be caught end the evaluation; this names the package in their trace.
   evaluate =
@@ -115,29 +147,39 @@ let
     builtins.addErrorContext "while looking up the package '${name}'" (
       let
         package = find name;
-        path = tryEval (builtins.seq package.value.outPath package.value);
+        outPath = package.failure or package.value.outPath;
+        reason = explain package;
       in
       { inherit name; }
       // (
         if !package.found then
-          { problem = "not found"; }
-        else if !(package ? value) || !path.success then
-          { problem = explain package; }
+          { reason = "was not found"; }
+        else if (tryEval outPath).success then
+          { package = package.value; }
         else
-          { package = path.value; }
+          {
+            reason = if reason == null then "cannot be evaluated (-A image says why)" else reason;
+            failure = outPath;
+            unexplained = reason == null;
+          }
       )
     );
 
-  results = map evaluate names;
+  # The set comes first: what is wrong with it is no package's fault.
+  results = map (name: builtins.seq pkgs (evaluate name)) names;
+  missing = filter (result: !(result ? package)) results;
+  unknown = filter (result: !(result ? failure)) missing;
+  guesses = map (result: {
+    inherit (result) name;
+    value = similarTo result.name;
+  }) (genList (elemAt unknown) (if length unknown < mostGuesses then length unknown else mostGuesses));
 in
 {
-  # Those that were found, in the order of their names
-  packages = concatLists (map (result: if result ? package then [ result.package ] else [ ]) results);
-  # Names of which there is no package
-  notFound = map (result: result.name) (filter (result: result.problem or "" == "not found") results);
-  # Packages that exist but cannot be had: [ { name, reason } ]
-  unavailable = map (result: {
-    inherit (result) name;
-    reason = result.problem;
-  }) (filter (result: result ? problem && result.problem != "not found") results);
+  # Those that can be had, in the order of their names
+  packages = map (result: result.package) (filter (result: result ? package) results);
+  # All others: [ { name, reason } ]. Those that exist have `failure`, too, which ends with Nix's own
+  # error when it is evaluated, and `unexplained`: whether nobody but Nix knows why.
+  inherit missing;
+  # Names that may have been meant by those that do not exist: { name = [ names ]; }
+  similar = listToAttrs (filter (guess: guess.value != [ ]) guesses);
 }

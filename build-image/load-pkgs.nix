@@ -2,45 +2,91 @@
 {
   # Where packages come from: "nixpkgs", "git" or "path"
   srcType ? "nixpkgs",
-  # nixpkgs: a channel, branch, tag or commit. git: the arguments of builtins.fetchGit, as JSON.
-  # path: the absolute path of a package set.
-  srcArgs ? "cbb5cf358f50aa6acc9efd6113b7bcfbc352cd73",
+  # nixpkgs: a channel, branch, tag or commit; by default a commit that is known to work.
+  # git: the arguments of builtins.fetchGit, as JSON. path: the absolute path of a package set.
+  srcArgs ? null,
   # Arguments for the package set's function
   importArgs ? { },
 }:
 let
-  # The default revision is fetched with its hash, so that it is pure.
-  hashes.cbb5cf358f50aa6acc9efd6113b7bcfbc352cd73 = "sha256-IX7G1dlKrOqPOImfbo7ADDfV5yU1+j+MRChI3TL4tAA=";
+  inherit (builtins)
+    compareVersions
+    isAttrs
+    isPath
+    isString
+    match
+    nixVersion
+    substring
+    toJSON
+    ;
 
-  given = if builtins.isString srcArgs then "'${srcArgs}'" else "a ${builtins.typeOf srcArgs}";
+  # Fetched with a hash, so that it is pure.
+  default =
+    # Where nixpkgs begins to need a newer Nix (its lib/minver.nix)
+    if compareVersions nixVersion "2.18" < 0 then
+      {
+        # nixos-25.05, as it was left
+        revision = "ac62194c3917d5f474c1a844b6fd6da2db95077d";
+        sha256 = "sha256-16KkgfdYqjaeRGBaYsNrhPRRENs0qzkQVUooNHtoy2w=";
+      }
+    else
+      {
+        # nixpkgs-unstable of June 2026
+        revision = "cbb5cf358f50aa6acc9efd6113b7bcfbc352cd73";
+        sha256 = "sha256-IX7G1dlKrOqPOImfbo7ADDfV5yU1+j+MRChI3TL4tAA=";
+      };
 
-  fetchers = {
+  # The name of a branch, tag or commit. An address with ".." in it would lead to any other
+  # repository, and pull requests are what anybody wrote.
+  isRevision =
+    text:
+    isString text
+    && match "[a-zA-Z0-9][a-zA-Z0-9_-]*([./][a-zA-Z0-9_-]+)*" text != null
+    && match "(refs/)?pull/.*" text == null;
+
+  archiveOf = revision: "https://github.com/NixOS/nixpkgs/archive/${revision}.tar.gz";
+
+  mustBe =
+    what:
+    throw (
+      "srcArgs for srcType '${srcType}' must be ${what}"
+      + (if srcArgs == null then "" else ", not ${toJSON srcArgs}")
+    );
+
+  sources = {
     nixpkgs =
-      if !builtins.isString srcArgs || builtins.match "[a-zA-Z0-9][a-zA-Z0-9._/-]*" srcArgs == null then
-        throw "srcArgs for srcType 'nixpkgs' must be a channel, branch, tag or commit, not ${given}"
+      if srcArgs == null || srcArgs == default.revision then
+        builtins.fetchTarball {
+          url = archiveOf default.revision;
+          inherit (default) sha256;
+        }
+      else if isRevision srcArgs then
+        builtins.fetchTarball { url = archiveOf srcArgs; }
       else
-        builtins.fetchTarball (
-          { url = "https://github.com/NixOS/nixpkgs/archive/${srcArgs}.tar.gz"; }
-          // (if hashes ? ${srcArgs} then { sha256 = hashes.${srcArgs}; } else { })
-        );
+        mustBe "a channel, branch, tag or commit of nixpkgs";
 
     git =
-      if builtins.isAttrs srcArgs then
-        builtins.fetchGit srcArgs
-      else if builtins.isString srcArgs && builtins.match "[[:space:]]*\\{.*" srcArgs != null then
-        builtins.fetchGit (builtins.fromJSON srcArgs)
+      let
+        arguments =
+          if isAttrs srcArgs then
+            srcArgs
+          else
+            import ./read-json.nix {
+              argument = "srcArgs";
+              opening = "{";
+              closing = "}";
+            } srcArgs;
+      in
+      if arguments == null then
+        mustBe ''the arguments of fetchGit as JSON, such as {"url": "https://...", "ref": "main"}''
       else
-        throw "srcArgs for srcType 'git' must be the arguments of fetchGit as JSON, not ${given}";
+        builtins.fetchGit arguments;
 
     path =
-      if builtins.isPath srcArgs then
-        srcArgs
-      else if builtins.isString srcArgs && builtins.substring 0 1 srcArgs == "/" then
+      if isPath srcArgs || isString srcArgs && substring 0 1 srcArgs == "/" then
         srcArgs
       else
-        throw "srcArgs for srcType 'path' must be an absolute path, not ${given}";
+        mustBe "the absolute path of a package set";
   };
 in
-import
-  (fetchers.${srcType} or (throw "srcType must be 'nixpkgs', 'git' or 'path', not '${srcType}'"))
-  importArgs
+import (sources.${srcType} or (throw "srcType must be 'nixpkgs', 'git' or 'path', not ${toJSON srcType}")) importArgs

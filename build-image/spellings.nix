@@ -1,0 +1,93 @@
+# Names as people type them: without regard to case, and nearly right.
+let
+  inherit (builtins)
+    concatLists
+    concatMap
+    filter
+    genList
+    groupBy
+    length
+    replaceStrings
+    sort
+    stringLength
+    substring
+    ;
+
+  characters = string: genList (index: substring index 1 string) (stringLength string);
+  letters = characters "abcdefghijklmnopqrstuvwxyz";
+  lower = replaceStrings (characters "ABCDEFGHIJKLMNOPQRSTUVWXYZ") letters;
+
+  # What stands in names of nixpkgs, once they are in lower case
+  alphabet = letters ++ characters "0123456789-_";
+
+  # All spellings that are one slip away, the likeliest slips first. Looking these up takes the same
+  # time in a set of 25 000 names as in a small one; measuring the distance to each name does not.
+  slips =
+    name:
+    let
+      size = stringLength name;
+      before = index: substring 0 index name;
+      after = index: substring index size name;
+      # At each place, each character of the alphabet, before what begins at `rest`
+      put =
+        rest: places:
+        concatLists (genList (index: map (each: before index + each + after (rest index)) alphabet) places);
+    in
+    # Two characters changed places,
+    genList (
+      index: before index + substring (index + 1) 1 name + substring index 1 name + after (index + 2)
+    ) (size - 1)
+    # one is too many,
+    ++ genList (index: before index + after (index + 1)) size
+    # one is missing,
+    ++ put (index: index) (size + 1)
+    # one is wrong.
+    ++ put (index: index + 1) size;
+
+  atMost = count: list: genList (builtins.elemAt list) (if length list < count then length list else count);
+
+  # Each value once, where it comes first
+  unique = list: map (value: value.key) (
+    builtins.genericClosure {
+      startSet = map (key: { inherit key; }) list;
+      operator = _: [ ];
+    }
+  );
+in
+# The names that there are. Nothing is done with them before something is looked up.
+names:
+let
+  byLowerCase = groupBy lower names;
+
+  # Names by their first characters, of which a name must have that many to be completed
+  startLength = 4;
+  byStart = groupBy (name: substring 0 startLength (lower name)) names;
+  beginningWith =
+    typed:
+    let
+      size = stringLength typed;
+      found = filter (name: substring 0 size (lower name) == typed) (
+        byStart.${substring 0 startLength typed} or [ ]
+      );
+    in
+    if size < startLength then [ ] else sort (a: b: stringLength a < stringLength b) found;
+
+  ignoringCase = name: byLowerCase.${lower name} or [ ];
+in
+{
+  # The names that differ from the one given in case only
+  inherit ignoringCase;
+
+  # Up to three names that may have been meant. One or two characters are too little to guess from,
+  # and more than thirty are no slip.
+  nearest =
+    name:
+    let
+      typed = lower name;
+      near = concatMap ignoringCase (slips typed);
+    in
+    if stringLength name < 3 || stringLength name > 30 then
+      [ ]
+    else
+      atMost 3 (unique (filter (each: lower each != typed) (near ++ beginningWith typed)));
+}

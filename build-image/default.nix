@@ -8,22 +8,18 @@
   pkgs ? import <nixpkgs> { },
 }:
 let
+  # This folder and the program that its files run, at the same places as here
   sources = builtins.path {
     name = "nixery-build-image";
     path = ./..;
     filter =
       path: _:
-      builtins.elem (baseNameOf path) [
-        "build-image"
-        "builders"
-        "group_layers.py"
-      ]
-      || builtins.elem (baseNameOf (dirOf path)) [
-        "build-image"
-        "builders"
-      ]
-      && builtins.match ".*\\.(nix|py)" (baseNameOf path) != null;
+      path == toString ./.
+      || path == toString ../group_layers.py
+      || isBelow (toString ./.) path && baseNameOf path != "__pycache__";
   };
+  isBelow =
+    folder: path: builtins.substring 0 (builtins.stringLength folder + 1) path == "${folder}/";
 in
 pkgs.writeShellScriptBin "nixery-build-image" ''
   exec ${pkgs.python3}/bin/python3 -BEsS ${sources}/build-image/nixery_build_image.py \

@@ -1,10 +1,10 @@
-"""Run nix-build on build-image.nix for a program that has to know in one line what went wrong.
+"""Build the image of some packages, for a registry server.
 
-    nixery_build_image.py NIX_BUILD SOURCES [ARGUMENT ...]
+    nixery-build-image --argstr packages '["git"]' [--argstr NAME VALUE ...] [OPTION ...]
 
-The arguments go to nix-build as they are: `--argstr` for those of build-image.nix, `--timeout
-SECONDS` for each single build, `--out-link FILE` to hold an answer (Nix names the link FILE-answer,
-and FILE for an error), `--store`, `--builders`, `--option`. What the caller gets:
+The arguments are those of build-image.nix, the options are nix-build's: `--timeout SECONDS` for
+each single build, `--out-link FILE` to hold an answer (Nix names the link FILE-answer, and FILE for
+an error), `--store`, `--builders`, `--option`. What the caller gets:
 
     standard output    one store path, the answer: a JSON file, an image or an error that whoever
                        asked for the image can mend
@@ -14,22 +14,26 @@ and FILE for an error), `--store`, `--builders`, `--option`. What the caller get
     exit status        0 with an answer; otherwise nix-build's, or 128 and the signal that ended it
 
 Needs nothing but the store: no channels, NIX_PATH, HOME or writable folder. A signal to this
-program ends the builds, and so does its death.
+program ends the builds, and so does its death. docs/registry.md has the whole contract.
 """
+
+# Run as `nixery_build_image.py NIX_BUILD SOURCES [ARGUMENT ...]`, see default.nix.
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import queue
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import BinaryIO
+from typing import NamedTuple
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What a terminal would obey; builders write what they like.
@@ -39,7 +43,12 @@ _ERROR = re.compile(r"\s*error:\s*(.*)$")
 _REASON = re.compile(r"\s*Reason: (.*)$")  # seen with Nix 2.34
 _LOG_LINE = re.compile(r"\s*> (.*)$")
 _BUILDING = re.compile(r"building '(.*)'")
-_PACKAGE = re.compile(r".*while looking up the package '(.*)'$")
+# What the Nix files of this folder were doing, by addErrorContext.
+_SUBJECT = re.compile(
+    r".* while (?:looking up|loading|reading) the (package '.*'|package set|argument \w+)"
+)
+# What git says before Nix says that git failed; the first is the cause.
+_FATAL = re.compile(r"fatal: (.*)$")
 # Follows from an error that was reported before it.
 _CONSEQUENCE = re.compile(r"\d+ dependenc|some errors|build of .* failed$")
 
@@ -55,23 +64,36 @@ ATTEMPTS = 3
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
 
 
-def summarize(lines: Iterable[str]) -> str:
-    """Return in one line what made Nix fail, from what it wrote on standard error.
+class Failure(NamedTuple):
+    """What made Nix fail."""
 
-    The first error that is not the consequence of another, with the last line of the failed
-    builder's log and the package that was looked up, where there are such.
+    message: str  # Nix's own
+    log: str  # the last line of the failed builder's log
+    summary: str  # all that is known, in one line
 
-    >>> summarize(["error: builder for '/nix/store/x.drv' failed", "  last 1 log lines:",
-    ...            "  > cannot write: no space", "error: 1 dependencies of derivation failed"])
+    @property
+    def is_passing(self) -> bool:
+        """Whether another attempt may succeed. What a builder wrote tells nothing of that."""
+        return bool(_COLLECTED.search(self.message))
+
+
+def find_failure(lines: Iterable[str]) -> Failure:
+    """Find what made Nix fail in what it wrote on standard error.
+
+    That is the first error that is not the consequence of another, with the last line of the failed
+    builder's log and what was being looked up, loaded or read.
+
+    >>> find_failure(["error: builder for '/nix/store/x.drv' failed", "  last 1 log lines:",
+    ...     "  > cannot write: no space", "error: 1 dependencies of derivation failed"]).summary
     "builder for '/nix/store/x.drv' failed: cannot write: no space"
     """
     errors: list[dict[str, str]] = []
-    package = building = ""
+    subject = building = fatal = ""
     disk_full = False
     for line in (_COLOUR.sub("", line).rstrip() for line in lines):
         disk_full = disk_full or "lack of free disk space" in line
-        if match := _PACKAGE.match(line):
-            package = package or match[1]
+        if match := _SUBJECT.match(line):
+            subject = subject or match[1]
         elif match := _ERROR.match(line):
             errors.append({"message": match[1]})
         elif errors and (match := _REASON.match(line)):
@@ -80,19 +102,25 @@ def summarize(lines: Iterable[str]) -> str:
             errors[-1]["log"] = match[1].strip() or errors[-1].get("log", "")
         elif match := _BUILDING.match(line):
             building = match[1]
+        elif match := _FATAL.match(line):
+            fatal = fatal or match[1]
     causes = [
         error
         for error in errors
         if error["message"] and not _CONSEQUENCE.match(error.get("reason", error["message"]))
     ]
     if not causes:
-        return NO_REASON
-    summary = ": ".join(part.rstrip(" ;:.") for part in causes[0].values() if part)
+        return Failure(NO_REASON, "", NO_REASON)
+    cause = causes[0]
+    if cause["message"].startswith("program 'git' failed") and fatal:
+        cause["log"] = fatal
+    summary = ": ".join(part.rstrip(" ;:.") for part in cause.values() if part)
     if summary.startswith("timed out") and building:  # Nix 2.34 does not say what
         summary = f"building '{building}' {summary}"
-    if package:
-        summary = f"package {package}: {summary}"
-    return _CONTROL.sub(" ", summary) + " (the disk may be full)" * disk_full
+    if subject:
+        summary = f"{subject}: {summary}"
+    summary = _CONTROL.sub(" ", summary) + " (the disk may be full)" * disk_full
+    return Failure(cause["message"], cause.get("log", ""), summary)
 
 
 def arguments_of(command: list[str]) -> dict[str, str]:
@@ -101,12 +129,40 @@ def arguments_of(command: list[str]) -> dict[str, str]:
     return {name: value for flag, name, value in triples if flag == "--argstr"}
 
 
-def pass_on(stream: BinaryIO) -> Iterator[str]:
-    """Write each line of `stream` to standard error as it comes, and yield it."""
-    for line in stream:
-        sys.stderr.buffer.write(line)
-        sys.stderr.buffer.flush()
-        yield line.decode(errors="replace")
+class ErrorOutput:
+    """Standard error, written to by a thread of its own.
+
+    A server may read standard output to its end before it turns to standard error, as Nixery's of
+    2019 does. If a full pipe kept Nix waiting, both would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self.lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        # Whether anybody reads it makes no difference to the answer.
+        with contextlib.suppress(OSError):
+            for line in iter(self.lines.get, None):
+                write(2, line)
+
+    def pass_on(self, stream: Iterable[bytes]) -> Iterator[str]:
+        """Write each line of `stream` as it comes, and yield it."""
+        for line in stream:
+            self.lines.put(line)
+            yield line.decode(errors="replace")
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        self.lines.put(None)
+        self.thread.join()
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """Write all of `data`. Raises OSError."""
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def has_cache() -> bool:
@@ -118,8 +174,13 @@ def has_cache() -> bool:
     return os.path.isabs(folder) and os.path.isdir(folder) and os.access(folder, os.W_OK)
 
 
-def build(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run nix-build and return its exit status and, if it is not 0, what failed."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
+
+
+def build(
+    command: list[str], environment: dict[str, str], errors: ErrorOutput
+) -> tuple[int, bytes, Failure]:
+    """Run nix-build; return its exit status, what it printed and, if it failed, why."""
     process: subprocess.Popen[bytes] | None = None
     received: list[int] = []
 
@@ -130,28 +191,42 @@ def build(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
         # Nix 2.8 misses a signal that comes when it is about to wait for a builder.
         signal.setitimer(signal.ITIMER_REAL, 1)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+    for number in SIGNALS:
         signal.signal(number, end)
     prctl = ctypes.CDLL(None).prctl
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
         preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
     )
-    summary = summarize(pass_on(process.stderr))
+    failure = find_failure(errors.pass_on(process.stderr))
+    output = process.stdout.read()
     status = process.wait()
     signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     if received:
-        return 128 + received[0], f"ended by {signal.Signals(received[0]).name}"
+        summary = f"ended by {signal.Signals(received[0]).name}"
+        return 128 + received[0], b"", Failure(summary, "", summary)
     if status < 0:
-        return 128 - status, f"nix-build was ended by {signal.Signals(-status).name}"
-    return status, summary
+        summary = f"nix-build was ended by {signal.Signals(-status).name}"
+        return 128 - status, b"", Failure(summary, "", summary)
+    return status, output, failure
 
 
 def main() -> int:
     nix_build, sources, *arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__.strip())
+        return 0
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # Else a pipe to Nix would take its number.
     given = arguments_of(arguments)
     # -Q: Nix tells a failed builder's last lines with the error, not all of them as they come.
     command = [nix_build, "--no-out-link", "--show-trace", "-Q", *arguments]
@@ -165,20 +240,32 @@ def main() -> int:
     except OSError:
         os.chdir("/")
     environment = dict(os.environ)
+    errors = ErrorOutput()
     with contextlib.ExitStack() as stack:
         if not has_cache():
             with contextlib.suppress(OSError):  # nothing is writable: then Nix says what it needs
                 folder = tempfile.TemporaryDirectory(prefix="nixery-build-image-")
                 environment["XDG_CACHE_HOME"] = stack.enter_context(folder)
         for _ in range(ATTEMPTS):
-            status, summary = build(command, environment)
-            if status == 0 or not _COLLECTED.search(summary):
+            status, answer, failure = build(command, environment, errors)
+            if status == 0 or not failure.is_passing:
                 break
+    summary = failure.summary
+    if status == 0:
+        try:
+            write(1, answer)
+            os.close(1)
+        except OSError as error:
+            status, summary = 1, f"cannot write the answer to standard output: {error.strerror}"
+    # Nix 2.8 forgets where it was when the stack is full.
+    elif summary.startswith("stack overflow"):
+        summary = _CONTROL.sub(" ", f"packages {given.get('packages', '')}: {summary}")
     if status != 0:
-        # Nix 2.8 forgets where it was when the stack is full.
-        if summary.startswith("stack overflow"):
-            summary = _CONTROL.sub(" ", f"packages {given.get('packages', '')}: {summary}")
-        print(f"nixery-build-image: {summary}", file=sys.stderr)
+        errors.lines.put(f"nixery-build-image: {summary}\n".encode(errors="replace"))
+        # Who reads standard output to its end first must see it end.
+        with contextlib.suppress(OSError):
+            os.close(1)
+    errors.close()
     return status
 
 

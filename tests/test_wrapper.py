@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kill_loop import descendants
-from nix import ROOT, Nix, run
+from nix import ROOT, Nix, attempt, run
 from served import Wrapper, settings
 
 
@@ -60,10 +61,14 @@ def test_popularity_url_and_other_options_of_nix_build(wrapper: Wrapper, tmp_pat
 def test_unknown_and_unavailable_packages_are_an_answer(odd: Wrapper) -> None:
     # `hello` exists, and is not named.
     names = ["nothing", "broken", "hello", "lib", "number", "function", "unfree", "lib.id"]
-    answer = odd.answer(names)
-    assert answer["error"] == "not_found"
-    assert answer["pkgs"] == ["nothing", "lib", "number", "function", "lib.id"]
-    assert [each["name"] for each in answer["unavailable"]] == ["broken", "unfree"]
+    assert odd.answer(names) == {
+        "error": "not_found",
+        "pkgs": ["nothing", "broken", "lib", "number", "function", "unfree", "lib.id"],
+        "unavailable": [
+            {"name": "broken", "reason": "is marked as broken"},
+            {"name": "unfree", "reason": "is unfree"},
+        ],
+    }
 
 
 @pytest.mark.parametrize(
@@ -74,14 +79,14 @@ def test_unknown_and_unavailable_packages_are_an_answer(odd: Wrapper) -> None:
         ("partlyUnfree", "is unfree"),
         ("insecure", "is insecure"),
         ("elsewhere", "is not available for x86_64-linux"),
-        ("removed", "cannot be evaluated"),
-        ("asserting", "cannot be evaluated"),
-        ("nameless", "cannot be evaluated"),
+        ("removed", "cannot be evaluated (-A image says why)"),
+        ("asserting", "cannot be evaluated (-A image says why)"),
+        ("nameless", "cannot be evaluated (-A image says why)"),
     ],
 )
 def test_why_a_package_is_unavailable(odd: Wrapper, name: str, reason: str) -> None:
     assert odd.answer(["hello", name], system="x86_64-linux") == {
-        "error": "unavailable",
+        "error": "not_found",
         "pkgs": [name],
         "unavailable": [{"name": name, "reason": reason}],
     }
@@ -115,16 +120,95 @@ def test_timeout(odd: Wrapper) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--no-such-option"], "no-such-option"),
-        (["--argstr", "srcType", "wrong"], "srcType must be"),
-        (["--argstr", "packages", "git"], ""),
-        (["--argstr", "packages", "[]"], "packages is empty"),
-        (["--argstr", "packages", "[1]"], "packages must be a JSON array of strings"),
-        (["--argstr", "maxLayers", "0"], "maxLayers must be"),
+        ("--no-such-option", "no-such-option"),
+        ("--argstr srcType wrong", "srcType must be 'nixpkgs', 'git' or 'path', not \"wrong\""),
+        ("--argstr packages git", 'packages must be a JSON array of strings such as ["git"], not'),
+        ("--argstr packages []", "packages is empty"),
+        ("--argstr packages [1]", 'packages must be a JSON array of strings such as ["git"], not'),
+        ('--argstr packages ["git]', "argument packages: "),
+        ('--argstr packages ["hello\\u0000"]', "packages has \\u0000 in a string"),
+        ("--argstr maxLayers 0", "maxLayers must be"),
+        ("--argstr importArgs notjson", "importArgs must be a set, or a JSON object such as {"),
+        ("--argstr importArgs []", "importArgs must be a set, or a JSON object such as {"),
+        ('--argstr importArgs {"a":}', "argument importArgs: "),
+        ("--argstr popularity a.json", "popularity must be an absolute path or a derivation, not"),
+        ("--argstr srcArgs here", "srcArgs for srcType 'path' must be the absolute path of a pack"),
+        (
+            "--argstr pkgSource path!/set",
+            "there is no argument pkgSource; there are contents, impo",
+        ),
+        ("--argstr maxLayerz 7", "there is no argument maxLayerz (did you mean maxLayers?)"),
+        ("--arg package []", "there is no argument package (did you mean packages?)"),
+        ("--argstr srcArgs /no/such/set", "package set: getting status of '/no/such/set'"),
     ],
 )
-def test_wrong_arguments(wrapper: Wrapper, words: list[str], reason: str) -> None:
-    assert reason in wrapper.failure(["hello"], *words)
+def test_wrong_arguments(wrapper: Wrapper, words: str, reason: str) -> None:
+    assert reason in wrapper.failure(["hello"], *words.split(" "))
+
+
+def test_git_revision_that_does_not_exist_is_no_packages_fault(
+    wrapper: Wrapper, tmp_path: Path
+) -> None:
+    run("git", "init", "--quiet", tmp_path)
+    arguments = json.dumps({"url": f"file://{tmp_path}", "ref": "nowhere"})
+    last = wrapper.failure(["hello"], srcType="git", srcArgs=arguments)
+    assert last.startswith("package set: ") and "nowhere" in last and "hello" not in last
+
+
+def test_builder_that_misses_a_store_path_fails_once(odd: Wrapper) -> None:
+    """Nix itself misses what is collected as it looks; then the wrapper tries again."""
+    done = odd.call(["missingStorePath"])
+    assert done.stderr.splitlines()[-1].endswith("-gone: No such file or directory")
+    assert sum("building '" in line for line in done.stderr.splitlines()) == 1
+
+
+def test_progress_that_nobody_reads_holds_nothing_up(odd: Wrapper) -> None:
+    """Nixery's server of 2019 reads the answer first. Nix says more here than fits into a pipe."""
+    process = subprocess.Popen(
+        odd.command(["noisy"]),
+        env=settings(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "manifest" in json.loads(Path(process.stdout.read().strip()).read_bytes())
+    assert len(process.stderr.read()) > 200_000
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("redirection", "reason"),
+    [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")],
+)
+def test_answer_that_cannot_be_written_is_a_failure(
+    wrapper: Wrapper, redirection: str, reason: str
+) -> None:
+    script = f'exec "$@" {redirection}'
+    done = attempt("sh", "-c", script, "sh", *wrapper.command(["hello"]), env=settings())
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"nixery-build-image: cannot write the answer to standard output: {reason}"
+    )
+
+
+def test_closed_standard_error_does_not_matter(wrapper: Wrapper) -> None:
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *wrapper.command(["hello"])]
+    assert run(*command, env=settings()).stdout == wrapper.call(["hello"]).stdout
+
+
+def test_documentation_lists_the_arguments() -> None:
+    """All but what only callers in Nix can give."""
+    file = ROOT / "build-image" / "build-image.nix"
+    expression = f"builtins.attrNames (builtins.functionArgs (import {file}))"
+    known = json.loads(run("nix-instantiate", "--eval", "--json", "-E", expression).stdout)
+    text = (ROOT / "docs" / "registry.md").read_text()
+    table = text.partition("### What it takes")[2].partition("All other words")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall("`(.*?)`", "".join(rows))) == sorted({*known} - {"contents"})
+
+
+def test_help_names_the_arguments(wrapper: Wrapper) -> None:
+    assert run(wrapper.program, "--help").stdout.startswith("Build the image of some packages")
 
 
 def test_store_paths_of_an_answer_stay_while_it_is_held(wrapper: Wrapper, tmp_path: Path) -> None:
@@ -191,7 +275,9 @@ def daemon() -> Iterator[dict[str, str]]:
         environment = {"NIX_DAEMON_SOCKET_PATH": socket, "NIX_REMOTE": "daemon"}
         server = subprocess.Popen(
             ["nix-daemon"],
-            env={**os.environ, **environment, "NIX_REMOTE": ""},
+            # By any other name for its own store a daemon that may not write there asks the one
+            # at the socket: itself, and so on for ever.
+            env={**os.environ, **environment, "NIX_REMOTE": "local"},
             stderr=subprocess.DEVNULL,
         )
         while not os.path.exists(socket):

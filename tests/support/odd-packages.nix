@@ -57,6 +57,12 @@ pkgs
       "echo first line; echo last line >&2; exit 3"
     ];
   };
+  missingStorePath = build "missing-store-path" {
+    args = [
+      "-c"
+      "exec 2>&1; ${pkgs.coreutils}/bin/cat ${builtins.storeDir}/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-gone"
+    ];
+  };
   slowlyFailing = build "slowly-failing" {
     args = [
       "-c"
@@ -75,6 +81,9 @@ pkgs
       "${pkgs.coreutils}/bin/head -c 16M /dev/zero > file || exit; echo > $out"
     ];
   };
+
+  # A package, of which Nix says more than fits into a pipe
+  noisy = builtins.trace (builtins.concatStringsSep "" (builtins.genList toString 50000)) pkgs.hello;
 
   # No packages
   number = 7;

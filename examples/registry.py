@@ -4,10 +4,13 @@
     examples/registry.py &
     skopeo copy --src-tls-verify=false docker://localhost:8080/git/jq oci:image
 
-The image's name is its packages (`shell` stands for what one wants at hand); the tag is the
-revision of nixpkgs that they come from, and `latest` the project's own. It is for trying this out,
-and shows how a server uses `nixery-build-image`: it names what strangers typed with --argstr, reads
-one JSON file, and sends files of the Nix store. Encryption, users and limits are a reverse proxy's.
+The image's name is its packages (`shell` stands for what one wants at hand). The tag is the
+revision of nixpkgs that they come from, and `latest` the project's own. Other tags must be allowed
+with --tag, since a tag can name any commit of any fork of nixpkgs.
+
+It is for trying this out, and shows how a server uses `nixery-build-image`: it passes what
+strangers typed with --argstr, reads one JSON file, and sends files of the Nix store. Encryption,
+users and limits are left to a reverse proxy, see docs/registry.md.
 
 Each image that was built is held by a garbage collector root in the state folder; remove the file
 there and the image can be collected. Follows the "pull" part of the OCI distribution
@@ -17,6 +20,7 @@ specification 1.1.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import hashlib
 import json
 import logging
@@ -38,9 +42,13 @@ PROJECT = Path(__file__).resolve().parent.parent
 # From the specification: an image's name, and what comes after it.
 NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
 TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}"
-ROUTE = re.compile(rf"/v2/({NAME})/(manifests|blobs)/({TAG}|sha256:[0-9a-f]{{64}})")
+ROUTE = re.compile(rf"/v2/({NAME})/(manifests|blobs|tags)/({TAG}|sha256:[0-9a-f]{{64}})")
 NAME_LENGTH = 255  # what clients are known to cope with, host and all
 LINES_TOLD = 50  # of what Nix said when it failed: a trace is about 40
+
+# "bytes=0-9,20-,-5": from which byte to which, from which on, how many at the end
+RANGE = "(?:[0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})"
+RANGES = re.compile(rf"bytes={RANGE}(?: *, *{RANGE})*")
 
 
 class Refusal(Exception):
@@ -58,7 +66,7 @@ class Image:
 
     @classmethod
     def read(cls, root: Path) -> Image:
-        """Read an answer of nixery-build-image."""
+        """Read an answer of nixery-build-image. Raises OSError, ValueError, KeyError, TypeError."""
         answer = json.loads(root.read_bytes())
         # The form that the manifest's digest is of.
         text = json.dumps(
@@ -72,19 +80,53 @@ class Image:
         return "sha256:" + hashlib.sha256(self.manifest).hexdigest()
 
 
+class Source:
+    """Where packages come from, and at which of its revisions.
+
+    `text` is "nixpkgs", or "path:" and the absolute path of a package set; `tags` are patterns of
+    the tags that may be asked for. Raises ValueError.
+    """
+
+    def __init__(self, text: str, tags: list[str]) -> None:
+        self.kind, _, self.path = text.partition(":")
+        self.tags = tags
+        if text != "nixpkgs" and not (self.kind == "path" and os.path.isabs(self.path)):
+            raise ValueError(f"not nixpkgs or path:/a/package/set: {text}")
+
+    def allows(self, tag: str) -> bool:
+        return any(fnmatch.fnmatchcase(tag, pattern) for pattern in self.tags)
+
+    def arguments(self, tag: str) -> dict[str, str]:
+        """Return srcType and srcArgs of a tag."""
+        if self.kind == "path":
+            return {"srcType": "path", "srcArgs": self.path}
+        return {"srcType": "nixpkgs"} | ({} if tag == "latest" else {"srcArgs": tag})
+
+    def is_pinned(self, tag: str) -> bool:
+        """Return whether a tag stands for the same packages for ever."""
+        if self.kind == "path":
+            return os.path.normpath(self.path).startswith("/nix/store/")
+        return tag == "latest" or re.fullmatch("[0-9a-f]{40}", tag) is not None
+
+
 class Images:
     """The images that were built, and those that are being built."""
 
-    def __init__(self, command: list[str], source: str, state: Path) -> None:
+    def __init__(self, command: list[str], source: Source, state: Path) -> None:
         self.command, self.source, self.state = command, source, state
         self.lock = threading.Lock()
         self.running: dict[tuple[str, str], Future[Image]] = {}
         # Each evaluation takes a core.
         self.workers = ThreadPoolExecutor(os.cpu_count())
         self.held: dict[str, Image] = {}
+        # Images that no evaluation can change, by name and tag
+        self.pinned: dict[tuple[str, str], Image] = {}
         for root in state.glob("*-answer"):
             if root.exists():
-                self.hold(Image.read(root))
+                try:
+                    self.hold(Image.read(root))
+                except (OSError, ValueError, KeyError, TypeError) as error:
+                    logging.warning("%s is no answer, and is ignored: %r", root, error)
         logging.info("%d images are held in %s", len(self.held), state)
 
     def hold(self, image: Image) -> Image:
@@ -114,8 +156,15 @@ class Images:
     def build(self, name: str, tag: str) -> Image:
         """Return the image of a name and tag; who asks while it is being built waits with others.
 
-        Nix finds out whether anything has to be done. Raises Refusal.
+        Unless the tag is a pinned revision, Nix finds out whether anything has to be done. Raises
+        Refusal.
         """
+        if not self.source.allows(tag):
+            message = f"tags that may be asked for: {', '.join(self.source.tags)}"
+            raise Refusal(404, "MANIFEST_UNKNOWN", message, None)
+        image = self.pinned.get((name, tag))
+        if image and image.root.exists():
+            return image
         with self.lock:
             future = self.running.get((name, tag))
             if future is None:
@@ -129,7 +178,7 @@ class Images:
         root = self.state / uuid.uuid4().hex
         command = [*self.command, "--out-link", str(root)]
         arguments = {"name": name, "tag": tag, "packages": json.dumps(name.split("/"))}
-        arguments.update(source_arguments(self.source, tag))
+        arguments.update(self.source.arguments(tag))
         for key, value in arguments.items():
             command += ["--argstr", key, value]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
@@ -143,37 +192,52 @@ class Images:
         if process.wait() != 0:
             raise Refusal(500, "UNKNOWN", lines[-1] if lines else "no reason given", lines)
         if not root.is_symlink():
-            return self.hold(Image.read(root.with_name(root.name + "-answer")))
+            image = self.hold(Image.read(root.with_name(root.name + "-answer")))
+            if self.source.is_pinned(tag):
+                self.pinned[name, tag] = image
+            return image
         answer = json.loads(root.read_bytes())
         root.unlink()
-        reasons = {each["name"]: each["reason"] for each in answer.get("unavailable", [])}
-        wrong = [f"{name} {reasons.get(name, 'was not found')}" for name in answer["pkgs"]]
-        raise Refusal(404, "MANIFEST_UNKNOWN", "; ".join(wrong), answer)
+        raise Refusal(404, "MANIFEST_UNKNOWN", describe(answer), answer)
 
 
-def source_arguments(source: str, tag: str) -> dict[str, str]:
-    """Return srcType and srcArgs of a tag."""
-    kind, _, place = source.partition(":")
-    if kind == "path":
-        return {"srcType": kind, "srcArgs": place}
-    return {"srcType": kind} if tag == "latest" else {"srcType": kind, "srcArgs": tag}
+def describe(answer: dict[str, Any]) -> str:
+    """Say what is wrong with each package of an answer with an error."""
+    reasons = {each["name"]: each["reason"] for each in answer.get("unavailable", [])}
+    sentences = []
+    for name in answer["pkgs"]:
+        similar = answer.get("similar", {}).get(name)
+        question = f" (did you mean {' or '.join(similar)}?)" if similar else ""
+        sentences.append(f"{name} {reasons.get(name, 'was not found')}{question}")
+    return "; ".join(sentences)
 
 
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    # Of requests that say none: their refusals have a status line as well.
+    default_request_version = protocol_version
     server_version = "nixery"
     timeout = 60  # seconds for a client that neither asks nor takes anything
     images: Images
 
     def do_GET(self) -> None:
         try:
+            self.refuse_body()
             self.answer_request()
         except Refusal as refusal:
             self.refuse(*refusal.args)
 
     do_HEAD = do_GET
+
+    def refuse_body(self) -> None:
+        """Raise Refusal if the request has a body, which would be taken for the next request."""
+        lengths = self.headers.get_all("Content-Length", [])
+        is_chunked = "Transfer-Encoding" in self.headers
+        if is_chunked or self.headers.defects or any(length != "0" for length in lengths):
+            self.close_connection = True
+            raise Refusal(400, "UNSUPPORTED", "a request has no body here", None)
 
     def answer_request(self) -> None:
         if self.path in ("/v2", "/v2/"):
@@ -186,7 +250,15 @@ class Handler(BaseHTTPRequestHandler):
         name, kind, reference = route.groups()
         if kind == "blobs":
             self.send_blob(reference)
-            return
+        elif kind == "manifests":
+            self.send_manifest(name, reference)
+        elif reference == "list":
+            tags = [tag for tag in self.images.source.tags if re.fullmatch(TAG, tag)]
+            self.send(200, json.dumps({"name": name, "tags": tags}).encode(), "application/json")
+        else:
+            raise Refusal(404, "UNSUPPORTED", "of tags there is a list and nothing else", None)
+
+    def send_manifest(self, name: str, reference: str) -> None:
         if ":" in reference:
             image = self.images.find(reference)
             if image is None:
@@ -201,23 +273,37 @@ class Handler(BaseHTTPRequestHandler):
         if location is None:
             raise Refusal(404, "BLOB_UNKNOWN", "no image that is held has this blob", None)
         size = location["size"]
-        start, end, status = 0, size, 200
-        wanted = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", self.headers.get("Range", ""))
-        if wanted and wanted[0] != "bytes=-":
-            first, last = wanted.groups()
-            start = int(first) if first else max(0, size - int(last))
-            end = min(size, int(last) + 1) if first and last else size
-            status = 206 if start < end else 416
         headers = {"Docker-Content-Digest": digest, "Accept-Ranges": "bytes"}
-        if status != 200:
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-        if status == 416:
+        media_type = "application/octet-stream"
+        # What the body consists of: bytes, and spans of the blob
+        parts: list[bytes | tuple[int, int]]
+        spans = find_spans(self.headers.get("Range", ""), size)
+        if spans is None:
+            status, parts = 200, [(0, size)]
+        elif spans == []:
+            status, parts = 416, []
             headers["Content-Range"] = f"bytes */{size}"
-            end = start
+        elif len(spans) == 1:
+            status, parts = 206, [spans[0]]
+            headers["Content-Range"] = content_range(spans[0], size)
+        else:
+            status, parts = 206, []
+            boundary = uuid.uuid4().hex
+            for span in spans:
+                head = f"Content-Type: {media_type}\r\nContent-Range: {content_range(span, size)}"
+                parts += [f"\r\n--{boundary}\r\n{head}\r\n\r\n".encode(), span]
+            parts.append(f"\r\n--{boundary}--\r\n".encode())
+            media_type = f"multipart/byteranges; boundary={boundary}"
+        lengths = [len(part) if isinstance(part, bytes) else part[1] - part[0] for part in parts]
         with open(location["path"], "rb") as blob:
-            self.send(status, end - start, "application/octet-stream", headers)
-            if self.command != "HEAD" and start < end:
-                self.connection.sendfile(blob, start, end - start)
+            self.send(status, sum(lengths), media_type, headers)
+            for part, length in zip(parts, lengths):
+                if self.command == "HEAD" or length == 0:
+                    continue
+                if isinstance(part, bytes):
+                    self.wfile.write(part)
+                else:
+                    self.connection.sendfile(blob, part[0], length)
 
     def send(
         self, status: int, body: bytes | int, media_type: str, headers: dict[str, str] | None = None
@@ -246,6 +332,28 @@ class Handler(BaseHTTPRequestHandler):
         logging.info("%s " + text, self.client_address[0], *(repr(one)[1:-1] for one in arguments))
 
 
+def find_spans(wanted: str, size: int) -> list[tuple[int, int]] | None:
+    """Return begin and end of the spans that a Range header asks of `size` bytes.
+
+    None is for all of it: there is no such header, or none that makes sense, or its ranges are more
+    than the whole.
+    """
+    if not RANGES.fullmatch(wanted):
+        return None
+    spans = []
+    for each in re.findall(RANGE, wanted):
+        first, _, last = each.partition("-")
+        begin = int(first) if first else max(0, size - int(last))
+        end = min(size, int(last) + 1) if first and last else size
+        if begin < end:
+            spans.append((begin, end))
+    return spans if sum(end - begin for begin, end in spans) <= size else None
+
+
+def content_range(span: tuple[int, int], size: int) -> str:
+    return f"bytes {span[0]}-{span[1] - 1}/{size}"
+
+
 class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
@@ -253,13 +361,18 @@ class Server(ThreadingHTTPServer):
         logging.warning("%s: %r", client_address[0], sys.exc_info()[1])
 
 
-def find_program(source: str, state: Path) -> str:
-    """Return nixery-build-image from PATH, or the project's, built with the source's tools."""
+def find_program(source: Source, state: Path) -> str:
+    """Return nixery-build-image from PATH, or the project's, built with the source's tools.
+
+    Raises subprocess.CalledProcessError.
+    """
     program = shutil.which("nixery-build-image")
     if program is None:
-        given = [f'{key} = "{value}";' for key, value in source_arguments(source, "latest").items()]
-        packages = f"import {PROJECT}/build-image/load-pkgs.nix {{ {' '.join(given)} }}"
-        command = ["nix-build", str(PROJECT), "-A", "nixery-build-image", "--arg", "pkgs", packages]
+        packages = f"import {PROJECT}/build-image/load-pkgs.nix source"
+        expression = f"{{ ... }}@source: import {PROJECT} {{ pkgs = {packages}; }}"
+        command = ["nix-build", "-E", expression, "-A", "nixery-build-image"]
+        for key, value in source.arguments("latest").items():
+            command += ["--argstr", key, value]
         subprocess.run([*command, "--out-link", str(state / "program")], check=True, stdout=2)
         program = str(state / "program" / "bin" / "nixery-build-image")
     return program
@@ -273,14 +386,31 @@ def main() -> None:
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--source", default="nixpkgs", help="nixpkgs, or path:/a/package/set")
+    parser.add_argument(
+        "--tag",
+        action="append",
+        default=["latest"],
+        dest="tags",
+        metavar="PATTERN",
+        help="allow tags such as nixos-25.05 or 'nixos-*' beside latest; can be repeated",
+    )
     parser.add_argument("--state", type=Path, default=state / "nixery-registry", metavar="FOLDER")
     parser.add_argument("options", nargs="*", help="for nixery-build-image: -- --timeout 600")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
-    arguments.state.mkdir(parents=True, exist_ok=True)
-    command = [find_program(arguments.source, arguments.state), *arguments.options]
-    Handler.images = Images(command, arguments.source, arguments.state.resolve())
-    with Server((arguments.host, arguments.port), Handler) as server:
+    try:
+        source = Source(arguments.source, arguments.tags)
+        arguments.state.mkdir(parents=True, exist_ok=True)
+        program = find_program(source, arguments.state)
+        Handler.images = Images([program, *arguments.options], source, arguments.state.resolve())
+        server = Server((arguments.host, arguments.port), Handler)
+    except ValueError as error:
+        parser.error(f"--source: {error}")
+    except subprocess.CalledProcessError:
+        parser.exit(1, f"{parser.prog}: nixery-build-image can't be built, for the reason above\n")
+    except OSError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    with server:
         logging.info("http://%s:%d", *server.server_address[:2])
         server.serve_forever()
 

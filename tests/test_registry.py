@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.policy
 import hashlib
 import http.client
 import json
@@ -27,7 +28,7 @@ def registry(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reg
     text = f"import {ROOT}/tests/support/odd-packages.nix {nix.package_set}\n"
     (folder / "default.nix").write_text(text)
     wrapper = Wrapper(Wrapper.of(nix).program, folder)
-    with Registry(wrapper, folder).running() as registry:
+    with Registry(wrapper, folder, tag="some-*").running() as registry:
         yield registry
 
 
@@ -145,7 +146,14 @@ def test_manifest_by_tag_and_by_digest(registry: Registry) -> None:
         ("bytes=0-999999999999", 206, slice(None)),
         ("bytes=999999999999-", 416, slice(0)),
         ("bytes=9-5", 416, slice(0)),
-        ("bytes=0-1,3-4", 200, slice(None)),
+        ("bytes=0-" + "9" * 17, 206, slice(None)),
+        ("bytes=", 200, slice(None)),
+        ("bytes=-", 200, slice(None)),
+        ("bytes=0-9,", 200, slice(None)),
+        ("bytes=9999999999-,8888888888-", 416, slice(0)),
+        # More than there is
+        ("bytes=0-,0-", 200, slice(None)),
+        ("bytes=" + ",".join(["0-"] * 10_000), 200, slice(None)),
         ("bytes=" + "9" * 5000 + "-", 200, slice(None)),
         ("lines=1-2", 200, slice(None)),
     ],
@@ -164,13 +172,42 @@ def test_ranges(registry: Registry, wanted: str, status: int, slice_of: slice) -
         assert whole[first : last + 1] == part and size == len(whole)
 
 
+def test_several_ranges(registry: Registry) -> None:
+    """As those who keep layers in parts ask for them (zstd:chunked)."""
+    _, body = registry.get("/v2/hello/manifests/latest")
+    address = f"/v2/hello/blobs/{json.loads(body)['layers'][0]['digest']}"
+    _, whole = registry.get(address)
+    response, parts = registry.get(address, Range="bytes=3-9, 20-20,-5,99999999999-")
+    assert response.status == 206
+    # A message of the type is read as any other, by a program that is not ours.
+    text = f"Content-Type: {response.headers['Content-Type']}\r\n\r\n".encode() + parts
+    message = email.message_from_bytes(text, policy=email.policy.HTTP)
+    found = [
+        (part["Content-Range"], part.get_payload(decode=True)) for part in message.iter_parts()
+    ]
+    size = len(whole)
+    assert found == [
+        (f"bytes 3-9/{size}", whole[3:10]),
+        (f"bytes 20-20/{size}", whole[20:21]),
+        (f"bytes {size - 5}-{size - 1}/{size}", whole[-5:]),
+    ]
+
+
+def test_list_of_tags(registry: Registry) -> None:
+    _, body = registry.get("/v2/hello/tags/list")
+    assert json.loads(body) == {"name": "hello", "tags": ["latest"]}
+    location = f"docker://localhost:{registry.port}/hello"
+    inspected = json.loads(run("skopeo", "inspect", "--tls-verify=false", location).stdout)
+    assert inspected["RepoTags"] == ["latest"] and inspected["Architecture"] == "amd64"
+
+
 # ---------------------------------------------------------------------------------------- refusals
 
 
 def test_unknown_packages(registry: Registry) -> None:
     status, code, message = registry.error("/v2/hello/gti/nothing/manifests/latest")
     assert (status, code) == (404, "MANIFEST_UNKNOWN")
-    assert "gti" in message and "nothing" in message and "hello" not in message
+    assert message == "gti was not found (did you mean git?); nothing was not found"
 
 
 def test_unavailable_package(registry: Registry) -> None:
@@ -198,8 +235,49 @@ def test_what_is_not_there(registry: Registry) -> None:
     assert registry.error("/")[0] == 400
     assert registry.error("/v2/hello/blobs/latest")[0] == 404
     assert registry.error("/v2/hello/manifests/sha256:0")[0] == 400
-    response, _ = registry.get("/v2/hello/manifests/latest", "DELETE")
-    assert response.status == 501
+    assert registry.error("/v2/hello/tags/latest")[0] == 404
+
+
+def test_tag_that_is_not_allowed(registry: Registry) -> None:
+    message = "tags that may be asked for: latest, some-*"
+    refused = (404, "MANIFEST_UNKNOWN", message)
+    assert registry.error("/v2/hello/manifests/other") == refused
+    assert registry.get("/v2/hello/manifests/some-tag")[0].status == 200
+
+
+HELLO = b"GET /v2/hello/manifests/latest HTTP/1.1\r\n"
+SMUGGLED = b"GET /v2/ HTTP/1.1\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (HELLO + b"Content-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED, 400),
+        (HELLO + b"Content-Length: 0\r\nContent-Length: 9\r\n\r\n" + SMUGGLED, 400),
+        (HELLO + b"Content-Length: 00\r\n\r\n" + SMUGGLED, 400),
+        (HELLO + b"Content-Length: -1\r\n\r\n" + SMUGGLED, 400),
+        (HELLO + b"Content-Length : 9\r\n\r\n" + SMUGGLED, 400),
+        (HELLO + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n" + SMUGGLED, 400),
+        (HELLO + b"Transfer-Encoding: chunked\r\n\r\n2b\r\n" + SMUGGLED + b"\r\n0\r\n\r\n", 400),
+        (HELLO + b"Transfer-Encoding: x\r\nContent-Length: 0\r\n\r\n" + SMUGGLED, 400),
+        (HELLO + b"\x00\xff\r\n\r\n" + SMUGGLED, 400),
+        (b"POST /v2/hello/blobs/uploads/ HTTP/1.1\r\nContent-Length: 9\r\n\r\n" + SMUGGLED, 501),
+        (b"DELETE /v2/hello/manifests/latest HTTP/1.1\r\n\r\n" + SMUGGLED, 501),
+        (b"GET /v2/hello/manifests/latest HTTP/9.9\r\n\r\n" + SMUGGLED, 505),
+        (b"GET /v2/hello/manifests/latest twice HTTP/1.1\r\n\r\n" + SMUGGLED, 400),
+        (b"GET /v2/" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
+        (HELLO + b"A: " + b"a" * 70_000 + b"\r\n\r\n" + SMUGGLED, 431),
+        (HELLO + b"A: a\r\n" * 200 + b"\r\n" + SMUGGLED, 431),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),  # TLS begins so
+    ],
+    ids=range(17),
+)
+def test_hostile_requests(registry: Registry, request_: bytes, status: int) -> None:
+    """There is one answer, and what comes after is not taken for another request."""
+    answers = registry.exchange(request_).split(b"HTTP/1.1 ")[1:]
+    assert [int(answer[:3]) for answer in answers if answer[:3] != b"100"] == [status]
+    assert json.loads(answers[-1].partition(b"\r\n\r\n")[2])["errors"]
+    assert registry.get("/v2/")[0].status == 200
 
 
 NAMES = [
@@ -248,7 +326,7 @@ def test_names_that_are_no_packages(registry: Registry, name: str) -> None:
 def test_the_same_names_past_the_server(registry: Registry, name: str) -> None:
     """A server that checks nothing is no more in danger."""
     answer = registry.wrapper.answer([name])
-    assert answer == {"error": "not_found", "pkgs": [name]}
+    assert (answer["error"], answer["pkgs"]) == ("not_found", [name])
 
 
 @pytest.mark.parametrize("tag", ["..", "a b", "$(id)", "a" * 129, "\u00e4"])
@@ -283,6 +361,37 @@ def test_a_new_server_serves_what_the_last_one_built(registry: Registry, tmp_pat
         assert second.error(address)[:2] == (404, "MANIFEST_UNKNOWN")
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"manifest": 1}', "\0"])
+def test_a_damaged_state_file_is_ignored(registry: Registry, tmp_path: Path, text: str) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "damaged-answer").write_text(text)
+    damaged = Registry(registry.wrapper, tmp_path)
+    with damaged.running():
+        assert damaged.get("/v2/hello/manifests/latest")[0].status == 200
+    assert "damaged-answer is no answer, and is ignored" in damaged.log.read_text()
+
+
+def test_packages_that_cannot_change_are_evaluated_once(nix: Nix, tmp_path: Path) -> None:
+    """Those of a store path, and those of a commit of nixpkgs."""
+    (tmp_path / "default.nix").write_text(f'builtins.trace "evaluated" (import {nix.package_set})')
+    stored = run("nix-store", "--add", tmp_path / "default.nix").stdout.strip()
+    evaluations = {}
+    for place in (stored, tmp_path):
+        folder = tmp_path / Path(place).name
+        folder.mkdir()
+        registry = Registry(Wrapper(Wrapper.of(nix).program, Path(place)), folder)
+        with registry.running():
+            manifests = {registry.get("/v2/hello/manifests/latest")[1] for _ in range(3)}
+            assert len(manifests) == 1
+            evaluations[place] = registry.log.read_text().count("trace: evaluated")
+            for root in (folder / "state").iterdir():
+                root.unlink()
+            registry.get("/v2/hello/manifests/latest")
+            # The one who removes a root wants it gone.
+            assert registry.log.read_text().count("trace: evaluated") == evaluations[place] + 1
+    assert evaluations == {stored: 1, tmp_path: 3}
+
+
 def test_one_command_builds_the_program_and_serves(nix: Nix, tmp_path: Path) -> None:
     """Without nixery-build-image in PATH."""
     port = free_port()
@@ -300,3 +409,26 @@ def test_one_command_builds_the_program_and_serves(nix: Nix, tmp_path: Path) -> 
     finally:
         process.terminate()
         process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        ("--source nixos", 2, "--source: not nixpkgs or path:/a/package/set: nixos"),
+        ("--source path:set", 2, "--source: not nixpkgs or path:/a/package/set: path:set"),
+        ("--source path:/no/such/set", 1, "nixery-build-image can't be built, for the reason abo"),
+        ("--state /dev/null", 1, "[Errno 17] File exists: '/dev/null'"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(words: str, status: int, sentence: str) -> None:
+    command = [ROOT / "examples" / "registry.py", "--port", free_port(), "--state", "/tmp"]
+    done = attempt(*command, *words.split(" "))
+    assert done.returncode == status and "Traceback" not in done.stderr
+    assert sentence in done.stderr.splitlines()[-1]
+
+
+def test_a_port_that_is_taken_is_one_line(registry: Registry, tmp_path: Path) -> None:
+    command = [*registry.command[: registry.command.index("--state")], "--state", tmp_path]
+    done = attempt(*command, env=registry.environment)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "registry.py: [Errno 98] Address already in use"

@@ -26,16 +26,22 @@ def free_port() -> int:
 class Registry:
     """The example registry as a process, with its state and log in `folder`.
 
-    `options` are passed to nixery-build-image; with `store` it runs on a store of its own.
+    `options` are passed to nixery-build-image, `tag` is a pattern of tags to allow; with `store` it
+    runs on a store of its own.
     """
 
     def __init__(
-        self, wrapper: Wrapper, folder: Path, *options: object, store: OwnStore | None = None
+        self,
+        wrapper: Wrapper,
+        folder: Path,
+        *options: object,
+        tag: str = "latest",
+        store: OwnStore | None = None,
     ) -> None:
         self.folder, self.wrapper, self.port = folder, wrapper, free_port()
         self.log = folder / "registry.log"
         command = [sys.executable, ROOT / "examples" / "registry.py", "--port", self.port]
-        command += ["--source", f"path:{wrapper.package_set}"]
+        command += ["--source", f"path:{wrapper.package_set}", "--tag", tag]
         command += ["--state", folder / "state", "--", *options]
         self.command = store.command(*command) if store else [str(word) for word in command]
         self.environment = dict(store.environment if store else os.environ)
@@ -77,6 +83,15 @@ class Registry:
             return response, response.read()
         finally:
             connection.close()
+
+    def exchange(self, request: bytes) -> bytes:
+        """Send bytes that may be no request; return all that comes until the server hangs up."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as client:
+            client.sendall(request)
+            received = b""
+            while part := client.recv(65536):
+                received += part
+            return received
 
     def error(self, path: str) -> tuple[int, str, str]:
         """Return status, code and message of a refusal."""

@@ -25,7 +25,7 @@ in
   # Build an image of packages that are named: the program that a registry server calls
   nixery-build-image = import ./build-image { pkgs = tools; };
 
-  # Build an image of derivations; the arguments are in build-image/image.nix
+  # Build an image of derivations; the arguments are in build-image/arguments.nix
   buildImage = import ./build-image/image.nix {
     inherit tools;
     inherit (pkgs.stdenv.hostPlatform) system;

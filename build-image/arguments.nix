@@ -76,7 +76,10 @@ let
     runAsRoot = "write fakeRootCommands, which are run by an imitated root user outside the image";
     # nix2container.buildImage
     arch = "write architecture";
+    fromImageEnv = "leave it out: all settings of the base stay that config does not replace";
     initializeNixDatabase = "write includeNixDB";
+    nixGid = "write gid";
+    nixUid = "write uid";
     perms = "write chmod and chown in fakeRootCommands";
   };
 

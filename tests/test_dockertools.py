@@ -100,7 +100,10 @@ INSTEAD = [
     ("buildVMMemorySize", "512", "no virtual machine is started"),
     # nix2container.buildImage
     ("arch", '"amd64"', "write architecture"),
+    ("fromImageEnv", "true", "all settings of the base stay that config does not replace"),
     ("initializeNixDatabase", "true", "write includeNixDB"),
+    ("nixUid", "1000", "write uid"),
+    ("nixGid", "100", "write gid"),
     ("perms", "[ ]", "write chmod and chown in fakeRootCommands"),
 ]
 

@@ -154,6 +154,10 @@ class TestCommands:
         error = nix.image_error(f"{{ {argument} = {json.dumps(commands)}; }}".replace("$", "\\$"))
         assert f"error: {argument} failed with status 1" in error
 
+    def test_make_the_same_times_on_every_machine(self, nix):
+        image = nix.image('{ extraCommands = "echo $TZ $SOURCE_DATE_EPOCH >times"; }')
+        assert image.file("times") == b"UTC 315532800\n"
+
     def test_find_nothing_where_no_name_matches(self, nix):
         image = nix.image('{ extraCommands = "for i in none*; do touch $i; done; touch made"; }')
         assert set(image.tree) == {"made", "tmp"}

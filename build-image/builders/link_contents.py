@@ -130,8 +130,10 @@ def run(what: str, command: list[str], folder: str, path: str = "") -> None:
     import ctypes  # 9 ms, with the next, that an image without commands does not need
     import subprocess
 
-    # fakeroot is to imitate a change of owner even where the builder could really make one.
-    environment = dict(os.environ, PATH=path, LC_ALL="C", FAKEROOTDONTTRYCHOWN="1")
+    # Time zone and epoch are those that stdenv sets. fakeroot is to imitate a change of owner even
+    # where the builder could really make one.
+    environment = dict(os.environ, PATH=path, LC_ALL="C", TZ="UTC", SOURCE_DATE_EPOCH="315532800")
+    environment["FAKEROOTDONTTRYCHOWN"] = "1"
     # fakeroot waits for its daemon, an orphan, to be gone, and it is gone when somebody has asked
     # for its status. That falls to the first process of a sandbox or container, which may not ask;
     # so this one takes the orphans.

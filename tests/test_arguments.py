@@ -96,8 +96,24 @@ def times(draw: st.DrawFn) -> str:
     return text + draw(st.sampled_from(zones))
 
 
+# The first and the last of everything, and what is just beside it
+EDGES = """
+    1970-01-01|1969-12-31|9999-12-31|9999-12-31 23:59:59|9999-12-31 23:59:59-00:01
+    1970-01-01 00:00+00:01|1969-12-31 23:59-00:01|@0|@253402300799|@253402300800
+    2024-00-06|2024-01-06|2024-12-31|2024-13-01|2024-05-00|2024-05-01|2024-05-31|2024-05-32
+    2024-04-31|2024-02-29|2023-02-29|2000-02-29|2100-02-29|2024-12-32|2024-5-6 7:8
+    2024-05-06 00:00:00|2024-05-06 23:59:59|2024-05-06 24:00|2024-05-06 23:60|2024-05-06 23:59:60
+    2024-05-06 07:08+24:00|2024-05-06 07:08+24:01|2024-05-06 +0200|20240506Z|2024-05-06 UTC
+    2024-05-06T07:08:09,5Z|2024-05-06  07:08|20240506 07:08|2024-0506
+"""
+
+
 class TestTimes:
-    @settings(max_examples=20)
+    def test_at_the_edges_of_the_calendar_mean_what_date_says(self):
+        given = [time for line in EDGES.split("\n") for time in line.strip().split("|") if time]
+        assert dict(zip(given, seconds_of(given))) == {t: seconds_by_date(t) for t in given}
+
+    @settings(max_examples=10)
     @given(st.lists(times(), min_size=50, max_size=50))
     def test_mean_what_date_says_that_they_mean(self, given):
         assert seconds_of(given) == [seconds_by_date(time) for time in given]

@@ -8,19 +8,7 @@ let
 in
 {
   # Decide which store paths share a layer: the program by itself
-  group-layers =
-    tools.writeTextFile {
-      name = "group-layers";
-      executable = true;
-      destination = "/bin/group-layers";
-      text = "#!${tools.python3}/bin/python3\n" + builtins.readFile ./group_layers.py;
-    }
-    // {
-      meta = {
-        description = "Group the store paths of a container image into layers";
-        mainProgram = "group-layers";
-      };
-    };
+  group-layers = import ./build-image/group-layers.nix { inherit tools; };
 
   # Build an image of packages that are named: the program that a registry server calls
   nixery-build-image = import ./build-image { pkgs = tools; };

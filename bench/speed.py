@@ -474,7 +474,7 @@ def measure_evaluation(builder: Builder, size: str, revisions: dict, repeats: in
     names, there, warm = "names of the packages only", "all, the plan being there", "nix-build"
     commands = {
         names: evaluate("contents"),
-        "until the first derivation is known": evaluate("image.plan"),
+        "until the first derivation is known": evaluate("image.groupedLayers"),
         there: evaluate("image"),
         "all, the plan being made (the one import)": lambda: builder.command(
             "nix-instantiate", "image", size, revisions, mtime=builder.new_time()

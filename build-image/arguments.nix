@@ -146,6 +146,8 @@ let
       includeNixDB ? false,
       # How layers are compressed: "gz", "zstd" or "none"
       compressor ? "gz",
+      # Whose media types the answer has: "docker" or, which zstd needs, "oci"
+      mediaTypes ? "docker",
       # Lists of derivations; each list has a layer of its own, whatever the grouping says
       layers ? [ ],
       # Popularity table: a JSON file { name: count of direct references }, or null
@@ -291,6 +293,10 @@ let
       compressor = check "compressor" (
         value: value == "gz" || value == "zstd" || value == "none"
       ) "\"gz\", \"zstd\" or \"none\"" compressor;
+
+      mediaTypes = check "mediaTypes" (
+        value: value == "docker" || value == "oci"
+      ) "\"docker\" or \"oci\"" mediaTypes;
 
       meta = checkSet "meta" meta;
       passthru = checkSet "passthru" passthru;

@@ -66,8 +66,9 @@ let
       [
         "image"
         "layers"
-        "plan"
+        "groupedLayers"
         "explain"
+        "picture"
         "cache"
       ]
   );

@@ -25,7 +25,10 @@ let
 
   tools = import ./check-tools.nix given.tools;
   runBuilder = import ./builders { inherit tools; };
-  makeLayers = import ./layers.nix { inherit runBuilder; };
+  makeLayers = import ./layers.nix {
+    inherit runBuilder;
+    groupLayers = "${import ./group-layers.nix { inherit tools; }}/lib";
+  };
   readArguments = import ./arguments.nix { inherit tools system; };
 
   # Contents may be folders in store paths; Nix exports the references of whole ones only.
@@ -105,6 +108,7 @@ let
     includeStorePaths
     includeNixDB
     compressor
+    mediaTypes
     meta
     passthru
     ;
@@ -138,14 +142,22 @@ let
     if fromImage == null then
       null
     else
-      runBuilder [ "read_base.py" ] {
+      runBuilder "read_base_image" {
         name = "base-image";
-        inherit fromImage architecture;
+        outputs = [
+          "out"
+          "description"
+          "image"
+        ];
+        inherit fromImage architecture storeDir;
+        exportReferencesGraph.closure = [ (wholePath fromImage) ];
         skopeo = "${tools.skopeo}/bin/skopeo";
+        gzip = "${tools.gzip}/bin/gzip";
+        zstd = "${tools.zstd}/bin/zstd";
       };
 
   commands = extraCommands != "" || fakeRootCommands != "";
-  root = runBuilder [ "link_contents.py" ] {
+  root = runBuilder "link_contents" {
     name = "image-root.tar";
     contents = contentsList;
     exportReferencesGraph.closure = unique (map wholePath contentsList);
@@ -154,21 +166,25 @@ let
     shell = if commands then "${tools.bash}/bin/bash" else "";
     path = if commands then programsPath else "";
     fakeroot = if fakeRootCommands != "" then "${tools.fakeroot}/bin/fakeroot" else "";
-    inherit (packing) mtime;
+    inherit mtime;
   };
 
   references = if hasContext configText then [ "${writeReferences configText}" ] else [ ];
   roots = unique (map wholePath contents) ++ references;
-  grouped = map (map wholePath) layers;
+  groups = map (map wholePath) layers;
 
-  database = runBuilder [ "make_database.py" ] {
+  database = runBuilder "make_database" {
     name = "nix-database.tar";
-    exportReferencesGraph.closure = roots ++ [ root ] ++ concatLists grouped;
+    exportReferencesGraph.closure = roots ++ [ root ] ++ concatLists groups;
     leftOut = [ "${root}" ] ++ references;
     nixStore = "${tools.nix}/bin/nix-store";
     tar = "${tools.gnutar}/bin/tar";
-    inherit storeDir;
-    inherit (packing) mtime owner group;
+    inherit
+      storeDir
+      mtime
+      owner
+      group
+      ;
     unsafeDiscardReferences.out = true;
   };
 
@@ -176,24 +192,30 @@ let
     tar = "${tools.gnutar}/bin/tar";
     inherit compressor;
     compressorProgram = compressors.${compressor};
-    inherit storeDir owner group;
-    mtime = "@${toString mtime}";
+    inherit
+      storeDir
+      mtime
+      owner
+      group
+      ;
   };
 
   layered = makeLayers {
     inherit
       roots
       references
-      grouped
+      groups
       maxLayers
-      base
       includeStorePaths
       importFromDerivation
       popularity
       packing
       ;
-    archives = [ "${root}" ] ++ (if includeNixDB then [ "${database}" ] else [ ]);
+    base = if base == null then null else base.description;
+    archives = (if includeNixDB then [ "${database}" ] else [ ]) ++ [ "${root}" ];
   };
+
+  packed = (if base == null then [ ] else [ base ]) ++ layered.layers;
 
   # All that decides what is in the image, and so what its tag is unless one was given.
   ingredients = {
@@ -201,13 +223,13 @@ let
       architecture
       variant
       environment
-      base
+      created
       ;
-    inherit (layered) layers;
+    descriptions = map (layer: layer.description) packed;
+    base = if base == null then null else base.image;
     # Without context: what the configuration names is in the layers, and the layout only mentions
     # it.
     config = builtins.fromJSON (builtins.unsafeDiscardStringContext configText);
-    created = "@${toString created}";
   };
   imageTag =
     if tag != null then
@@ -216,6 +238,13 @@ let
       substring 0 32 (
         builtins.hashString "sha256" (builtins.unsafeDiscardStringContext (toJSON ingredients))
       );
+
+  # Configuration, manifest, and layers.json, which says of each layer in which store path it is (as
+  # text: realising the documents realises no layer). They are made from the layers' descriptions,
+  # so a machine with a binary cache knows the image, and can push the blobs that a registry lacks
+  # without having the others: `nix-store --realise` of their store paths or, where no cache has
+  # them, of the derivations in `layers`, whose outputs they are, but for those of a base image.
+  documents = runBuilder "describe_image" (ingredients // { name = "image-documents"; });
 
   archiveCommand = [
     "${tools.gnutar}/bin/tar"
@@ -235,18 +264,13 @@ let
     "blobs"
   ];
 
-  image = runBuilder [ "assemble_image.py" "read_base.py" ] (
-    ingredients
-    // {
-      name = "${shortName}-image";
-      imageName = name;
-      tag = imageTag;
-      outputs = [
-        "out"
-        "answer"
-      ];
-    }
-  );
+  image = runBuilder "lay_out_image" {
+    name = "${shortName}-image";
+    imageName = name;
+    tag = imageTag;
+    inherit architecture documents;
+    blobs = packed;
+  };
 in
 image
 // passthru
@@ -262,10 +286,20 @@ image
     );
   overrideAttrs = _: throw "an image has no overrideAttrs: write override { ... }, which changes arguments of buildImage";
 
-  inherit (layered) layers plan explain;
+  inherit (layered) layers groupedLayers picture;
+  inherit (layered.groupedLayers) explain;
+  inherit documents;
+
+  # What a registry server needs: the manifest, and where the blobs are.
+  answer = runBuilder "write_answer" {
+    name = "${shortName}-image";
+    outputs = [ "answer" ];
+    inherit documents mediaTypes;
+    blobs = packed;
+  };
 
   # The image as one file that can be carried away: an OCI archive that `docker load` reads, too.
-  archive = runBuilder [ "capture_output.py" ] {
+  archive = runBuilder "capture_output" {
     name = "${shortName}.tar";
     command = archiveCommand;
     unsafeDiscardReferences.out = true;
@@ -288,6 +322,12 @@ image
   # What another machine needs besides the layers' own store paths to have this image without
   # building anything: copy its closure to a binary cache.
   cache = tools.writeText "${shortName}-cache" (
-    concatStringsSep "\n" ([ "${image}" "${image.answer}" ] ++ map toString [ layered.plan ])
+    concatStringsSep "\n" (
+      map toString [
+        image
+        documents
+        layered.groupedLayers
+      ]
+    )
   );
 }

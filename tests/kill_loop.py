@@ -19,6 +19,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -77,9 +78,9 @@ def part_of(log: str) -> str:
     building = [line for line in log.splitlines() if " building '" in line]
     if not building:
         return "evaluation"
-    if "-layer-plan.json.drv'" in building[-1]:
+    if "-grouped-layers.json.drv'" in building[-1]:
         return "planning"
-    return "answering" if "-image.drv'" in building[-1] else "packing"
+    return "answering" if re.search("-image(-documents)?.drv'", building[-1]) else "packing"
 
 
 def wait_for(part: str, registry: Registry, start: int, request: threading.Thread) -> None:

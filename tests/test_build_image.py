@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -244,18 +245,16 @@ class TestLayers:
         error = nix.image_error(f"{{ maxLayers = {limit}; }}")
         assert "maxLayers must be a number from 1 to 125, not" in error
 
-    def test_limit_of_one_makes_one_layer_with_everything(self, nix):
-        image = nix.image(f"{{ contents = [ {ONE} {TWO} ]; maxLayers = 1; }}")
-        (layer,) = image.manifest["layers"]
-        names = [member.name for member in image.members(layer)]
-        assert len(image.store_paths[0]) == 2
-        assert {"share/one", "share/two", "tmp"} <= set(names)
-        assert len(names) == len(set(names))
+    def test_limit_that_leaves_no_layer_for_store_paths_says_what_takes_them(self, nix):
+        arguments = f"contents = {ONE}; includeNixDB = true;"
+        error = nix.image_error(f"{{ {arguments} maxLayers = 2; }}")
+        assert "error: maxLayers = 2 is too few: " in error
+        assert len(nix.image(f"{{ {arguments} maxLayers = 3; }}").digests) == 3
 
-    def test_default_limit_is_a_hundred_with_the_root_layer(self, nix):
+    def test_default_limit_is_a_hundred(self, nix):
         text = nix.build_image("{ contents = pkgs.hello; }", "explain").path.read_text()
         used, more = re.search(r"(\d+) layers, (\d+) more were allowed", text).groups()
-        assert int(used) + int(more) == 99
+        assert int(used) + int(more) == 100
 
     def test_files_of_any_kind_are_packed_as_they_are_in_the_order_of_their_names(self, nix):
         package = nix.build(
@@ -320,7 +319,7 @@ class TestLayers:
         image = nix.image(f"{{ contents = {ONE}; {groups} maxLayers = 4; }}")
         assert len(image.digests) <= 4
         error = nix.image_error(f"{{ contents = {ONE}; {groups} maxLayers = 2; }}")
-        assert "error: maxLayers = 2 is too few: " in error and " 2 are " in error
+        assert "error: maxLayers = 2 is too few: the image needs 2 for the layers given" in error
 
     def test_popularity_is_a_file_with_any_name(self, nix, tmp_path):
         closure = sorted(nix.closure(nix.package("curl")))
@@ -333,7 +332,7 @@ class TestLayers:
                 (tmp_path / name).write_text(json.dumps(counts))
                 popularity = f"/. + {nix_string(str(tmp_path / name))}"
             arguments = f"contents = pkgs.curl; maxLayers = 12; popularity = {popularity};"
-            plans.append(nix.build_image(f"{{ {arguments} }}", "plan").path.read_bytes())
+            plans.append(nix.build_image(f"{{ {arguments} }}", "groupedLayers").path.read_bytes())
         assert plans[0] == plans[1] != plans[2]
 
     def test_without_store_paths_only_links_are_in_the_image(self, nix):
@@ -347,7 +346,7 @@ class TestLayers:
         [
             "{ }",
             "{ maxLayers = 3; }",
-            "{ maxLayers = 1; includeNixDB = true; }",
+            "{ maxLayers = 4; includeNixDB = true; }",
             f"{{ layers = [ [ {ONE} ] ]; }}",
             '{ fromImage = buildImage { name = "b"; importFromDerivation = false; }; }',
             '{ compressor = "zstd"; includeStorePaths = false; uid = 7; }',
@@ -359,6 +358,67 @@ class TestLayers:
         forbidden = ["--option", "allow-import-from-derivation", "false"]
         other = Image(nix.build(*call, *forbidden).path)
         assert other.descriptor == nix.image(given).descriptor
+
+
+class TestExplanation:
+    ARGUMENTS = f"""{{
+      fromImage = buildImage {{ name = "below"; contents = {TWO}; }};
+      contents = [ pkgs.hello {ONE} ];
+      layers = [ [ {ONE} ] ];
+      includeNixDB = true;
+      maxLayers = 20;
+    }}"""
+
+    def test_has_each_layer_of_the_image_in_its_order(self, nix):
+        image = nix.image(self.ARGUMENTS)
+        text = nix.build_image(self.ARGUMENTS, "explain").path.read_text()
+        *rows, last = text.splitlines()[1:]
+        assert [row.split()[0] for row in rows] == [str(n + 1) for n in range(len(image.digests))]
+        words = {word for row in rows for word in row.split()}
+        assert {"base", "given", "archive", "nix-database.tar", "image-root.tar"} <= words
+        assert last.startswith(f"{len(rows)} layers, {20 - len(rows)} more were allowed; ")
+
+    def test_picture_has_each_layer(self, nix):
+        picture = nix.build_image(self.ARGUMENTS, "picture").path
+        texts = [element.text for element in ElementTree.parse(picture).iter() if element.text]
+        layers = [text.split()[1] for text in texts if text.startswith("layer ")]
+        assert sorted(map(int, layers)) == [n + 1 for n in range(len(layers))]
+        assert len(layers) == len(nix.image(self.ARGUMENTS).digests)
+        assert any(text.startswith("layer ") and "image-root.tar" in text for text in texts)
+
+    def test_keeps_no_store_path_alive(self, nix):
+        for attribute in ("explain", "picture", "groupedLayers.explanation"):
+            path = nix.build_image(self.ARGUMENTS, attribute).path
+            assert nix.closure(path) == {str(path)}
+
+
+class TestAnswer:
+    def answer(self, nix: Nix, arguments: str) -> dict:
+        return json.loads(nix.build_image(arguments, "answer").path.read_bytes())
+
+    @pytest.mark.parametrize("compressor", ["gz", "none", "zstd"])
+    def test_has_the_manifest_of_the_image_in_canonical_json_when_asked_for_oci(
+        self, nix, compressor
+    ):
+        arguments = f'{{ contents = {ONE}; mediaTypes = "oci"; compressor = "{compressor}"; }}'
+        image = nix.image(arguments)
+        manifest = self.answer(nix, arguments)["manifest"]
+        canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+        assert image.blob(image.descriptor["digest"]).read_bytes() == canonical
+
+    def test_has_media_types_of_docker_for_plain_layers(self, nix):
+        answer = self.answer(nix, f'{{ contents = {ONE}; compressor = "none"; }}')
+        types = {layer["mediaType"] for layer in answer["manifest"]["layers"]}
+        assert types == {"application/vnd.docker.image.rootfs.diff.tar"}
+
+    def test_with_zstd_layers_needs_media_types_of_oci(self, nix):
+        call = nix.image_call(f'{{ contents = {ONE}; compressor = "zstd"; }}')
+        assert 'zstd layers needs mediaTypes = "oci"' in nix.error(*call, "-A", "answer")
+
+    def test_with_other_media_types_is_refused_in_one_sentence(self, nix):
+        call = nix.image_call('{ mediaTypes = "podman"; }')
+        sentence = 'mediaTypes must be "docker" or "oci", not "podman"'
+        assert sentence in nix.error(*call, "-A", "answer")
 
 
 class TestCompressor:
@@ -517,15 +577,14 @@ class TestDatabase:
         known = container.bwrap(*nix_store, "--query", "--requisites", "/bin/nix", **environment)
         assert "-nix-bin-" in known.stdout or "-nix-" in known.stdout
 
-    @pytest.mark.parametrize("limit", [1, 100])
-    def test_is_added_without_naming_a_file_twice(self, nix, limit):
+    def test_has_a_layer_below_that_of_the_root(self, nix):
         commands = 'extraCommands = "mkdir -p nix/var/own etc";'
-        image = nix.image(
-            f"{{ contents = {ONE}; {commands} includeNixDB = true; maxLayers = {limit}; }}"
-        )
-        names = [member.name for member in image.members(image.manifest["layers"][-1])]
-        assert len(names) == len(set(names))
-        assert {"nix/var/own", "nix/var/nix/db/db.sqlite"} <= set(names)
+        image = nix.image(f"{{ contents = {ONE}; {commands} includeNixDB = true; }}")
+        *_, database, root = map(image.members, image.manifest["layers"])
+        assert "nix/var/nix/db/db.sqlite" in {member.name for member in database}
+        assert "nix/var/own" in {member.name for member in root}
+        comments = [entry["comment"] for entry in image.config["history"]]
+        assert comments[-2:] == ["Nix database", "symlinks and files of the root"]
 
     def test_garbage_collection_in_a_container_leaves_the_image_as_it_is(self, container):
         environment = {"PATH": "/bin", "HOME": "/tmp", "NIX_REMOTE": ""}
@@ -619,7 +678,7 @@ class TestBaseImage:
         image = nix.image(f"{{ fromImage = {base}; {contents} maxLayers = 4; }}")
         assert len(image.digests) == 4
         error = nix.image_error(f"{{ fromImage = {base}; {contents} maxLayers = 2; }}")
-        assert "error: maxLayers = 2 is too few: the base has 2 layers" in error
+        assert "error: maxLayers = 2 is too few: the image needs 2 for its base image" in error
 
     def test_for_another_machine_is_refused(self, nix, base):
         error = nix.image_error(f'{{ fromImage = {base}; architecture = "arm64"; }}')
@@ -729,7 +788,7 @@ class TestForms:
         ).path
         (derivation,) = run("nix-store", "--query", "--deriver", image).stdout.split()
         files = run("nix-store", "--query", "--requisites", derivation).stdout.split()
-        names = r"(image|below|base)-image|image-root\.tar|nix-database\.tar|layer-.*"
+        names = r"(image|below|base)-image|image-.*|nix-database\.tar|layer-.*"
         own = re.compile(rf".{{44}}({names})\.drv")
         derivations = [file for file in files if own.fullmatch(file)]
         assert len(derivations) >= 9

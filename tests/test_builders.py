@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assemble_image import merge_environment
-from builder import encode_json
+from attributes import encode_json
+from describe_image import merge_environment
 from link_contents import complete_root, link_contents
 from make_database import registration
 from nix import ROOT
 from pack_layer import _parts
-from plan_layers import set_apart, without
+from plan_layers import assign_groups, select
 
 MODULES = sorted(file.stem for file in (ROOT / "build-image" / "builders").glob("*.py"))
 
@@ -56,14 +56,13 @@ class TestPack:
     ) -> subprocess.CompletedProcess:
         folder.mkdir()
         attributes = {
-            "outputs": {"out": str(folder / "out")},
-            "storePaths": [str(content)],
-            "archives": [],
+            "outputs": {name: str(folder / name) for name in ("out", "description")},
+            "contents": [str(content)],
             "tar": shutil.which("tar"),
             "compressor": compressor,
             "compressorProgram": shutil.which(program or COMPRESSORS[compressor]),
             "storeDir": "/nix/store",
-            "mtime": "@1",
+            "mtime": 1,
             "owner": "root:0",
             "group": "root:0",
         }
@@ -82,18 +81,15 @@ class TestPack:
         for cores in 1, 2, 9:
             done = self.pack(tmp_path / str(cores), content, compressor, cores=cores)
             assert (done.returncode, done.stderr) == (0, "")
-        files = {
-            cores: [file.read_bytes() for file in sorted((tmp_path / cores / "out").iterdir())]
-            for cores in "129"
-        }
+        files = {cores: (tmp_path / cores / "out").read_bytes() for cores in "129"}
         assert files["1"] == files["2"] == files["9"]
         unpacked = subprocess.run(
             [COMPRESSORS[compressor], "-dc"],
-            input=files["1"][1],
+            input=files["1"],
             stdout=subprocess.PIPE,
             check=True,
         )
-        assert unpacked.stdout == (tmp_path / "plain/out/layer.tar").read_bytes()
+        assert unpacked.stdout == (tmp_path / "plain/out").read_bytes()
 
     @given(chunks=st.lists(st.binary(max_size=20)), size=st.integers(1, 9))
     def test_parts_are_cut_at_the_same_places_however_the_bytes_come(self, chunks, size):
@@ -300,28 +296,29 @@ class TestEnvironment:
 
 
 class TestPlan:
-    def test_group_leaves_its_layers_and_follows_the_others(self):
-        plan = [{"contents": ["a", "b"]}, {"contents": ["c"]}]
-        assert set_apart(plan, [["c", "b"]]) == [{"contents": ["a"]}, {"contents": ["b", "c"]}]
-
     def test_path_in_two_groups_is_in_the_first(self):
-        plan = [{"contents": ["a", "b"]}]
-        assert set_apart(plan, [["a"], ["b", "a"]]) == [{"contents": ["a"]}, {"contents": ["b"]}]
+        entries = [{"path": path} for path in "abc"]
+        assert assign_groups([["a"], ["b", "a"]], entries) == [["a"], ["b"]]
+
+    def test_group_has_no_path_that_is_not_packed_and_is_left_out_without_any(self):
+        assert assign_groups([["a", "b"], ["b"]], [{"path": "a"}]) == [["a"]]
 
     def test_archive_leaves_the_graph_and_what_it_refers_to_becomes_a_root(self):
-        def store(name: str) -> str:
-            return f"/nix/store/{name}"
-
         entries = [
-            {"path": store("root.tar"), "references": [store("a"), store("root.tar")]},
-            {"path": store("a"), "references": [store("b")]},
-            {"path": store("b"), "references": []},
+            {"path": "root.tar", "references": ["a", "root.tar"]},
+            {"path": "a", "references": ["b"]},
+            {"path": "b", "references": []},
         ]
-        roots = [store("root.tar"), store("b")]
-        graph = {"exportReferencesGraph": {"graph": roots}, "graph": entries}
-        left = without(graph, [store("root.tar")], set())
-        assert left["exportReferencesGraph"]["graph"] == [store("a"), store("b")]
-        assert [entry["path"] for entry in left["graph"]] == [store("a"), store("b")]
+        attributes = {
+            "exportReferencesGraph": {"graph": ["root.tar", "b"]},
+            "graph": entries,
+            "archives": ["root.tar"],
+            "references": [],
+            "includeStorePaths": True,
+        }
+        left = select(attributes, set())
+        assert left["exportReferencesGraph"]["graph"] == ["a", "b"]
+        assert [entry["path"] for entry in left["graph"]] == ["a", "b"]
 
 
 class TestRegistration:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import subprocess
 
-from builder import fail, read_attributes
+from attributes import fail, read_attributes
 
 
 def main() -> None:

@@ -1,23 +1,67 @@
-# A derivation that is built by Python programs of this folder.
+# A derivation that is built by a Python program of this folder.
 #
 # There is no stdenv around them: its set-up takes longer than packing a small layer does, and a
 # layer would be packed anew whenever any part of stdenv changes. A derivation depends on its
-# attributes, on Python, and on those programs that it runs.
+# attributes, on Python, and on the files that it runs.
 {
   # The package set with the tools, for the machine that builds
   tools,
 }:
-# File names of this folder: the program first, then what it imports
-programs:
 let
-  # Bound here, once for all derivations of a program: the folder is read and hashed for it, which for
-  # each of a hundred layers would be half of an image's evaluation.
-  sources = builtins.path {
-    name = "builders";
-    path = ./.;
-    filter = path: _: builtins.elem (baseNameOf path) (programs ++ [ "builder.py" ]);
+  # What each program imports of this folder.
+  imports = {
+    capture_output = [ "attributes" ];
+    describe_image = [
+      "attributes"
+      "oci"
+    ];
+    draw_picture = [ "attributes" ];
+    lay_out_image = [
+      "attributes"
+      "oci"
+    ];
+    link_contents = [
+      "archives"
+      "attributes"
+    ];
+    make_database = [
+      "archives"
+      "attributes"
+    ];
+    pack_layer = [
+      "archives"
+      "attributes"
+      "oci"
+      "processes"
+    ];
+    pack_layers = imports.pack_layer ++ [ "pack_layer" ];
+    plan_layers = [ "attributes" ];
+    read_base_image = [
+      "archives"
+      "attributes"
+      "oci"
+      "store"
+    ];
+    write_answer = [
+      "attributes"
+      "oci"
+    ];
   };
+
+  # Once for all derivations of a program: the folder is read and hashed for it, which for each of a
+  # hundred layers would be half of an image's evaluation.
+  sources = builtins.mapAttrs (
+    program: modules:
+    builtins.path {
+      name = "builders";
+      path = ./.;
+      filter =
+        path: _: builtins.elem (baseNameOf path) (map (module: "${module}.py") ([ program ] ++ modules));
+    }
+  ) imports;
 in
+# Name of the program
+program:
 # Attributes of the derivation, all passed to the program
 attributes:
 derivation (
@@ -29,7 +73,7 @@ derivation (
       "${tools.python3}/bin/python3"
       # Neither the environment nor site-packages play a part, and no bytecode is written.
       "-BEsS"
-      "${sources}/${builtins.head programs}"
+      "${sources.${program}}/${program}.py"
     ];
     __structuredAttrs = true;
   }

@@ -9,7 +9,7 @@ path of the image has `bin/env`.
 
 Attributes: `contents`, a list; `exportReferencesGraph.closure`, theirs; `extraCommands` and
 `fakeRootCommands`, shell text that runs in the tree ("" for none), the latter under fakeroot;
-`shell`, `fakeroot`, `tar`, programs; `path`, the PATH of the commands; `mtime`, as tar takes it.
+`shell`, `fakeroot`, `tar`, programs; `path`, the PATH of the commands; `mtime`, in seconds.
 Writes the tree as the uncompressed archive `out`, ended by two empty blocks and no more: not packed
 yet, so that Nix sees which store paths it names.
 
@@ -24,7 +24,8 @@ import stat
 import sys
 import tarfile
 
-from builder import fail, parse_time, read_attributes
+from archives import tar_command
+from attributes import fail, read_attributes
 
 TREE = "root"
 
@@ -109,13 +110,12 @@ def make_tree(tree: Tree, folder: str) -> None:
             os.symlink(target, name)
 
 
-def write_archive(tree: Tree, file: str, mtime: str) -> None:
+def write_archive(tree: Tree, file: str, mtime: int) -> None:
     """Write the tree as an archive, in the order and with the owner that tar is told below."""
-    seconds = parse_time(mtime)
     with open(file, "wb") as archive:
         for place in sorted(tree, key=lambda place: place.split("/")):
             entry = tarfile.TarInfo(place)
-            entry.mtime, entry.uname, entry.gname = seconds, "root", "root"
+            entry.mtime, entry.uname, entry.gname = mtime, "root", "root"
             target = tree[place]
             if target is None:
                 entry.type, entry.mode = tarfile.DIRTYPE, mode(place)
@@ -166,9 +166,9 @@ def main() -> None:
     shell, path = [attributes["shell"], *options, "-c"], attributes["path"]
     if attributes["extraCommands"]:
         run("extraCommands", [*shell, attributes["extraCommands"]], TREE, path)
-    archive = [attributes["tar"], "--create", "--format=gnu", "--sort=name", "--blocking-factor=1"]
-    archive += ["--mtime", attributes["mtime"], "--file", attributes["outputs"]["out"]]
-    archive += ["--directory", TREE]
+    owner = None if attributes["fakeRootCommands"] else "root:0"
+    archive = tar_command(attributes["tar"], attributes["mtime"], owner, owner)
+    archive += ["--blocking-factor=1", "--file", attributes["outputs"]["out"], "--directory", TREE]
     if attributes["fakeRootCommands"]:
         # fakeroot remembers the owners that its commands give; tar has to be shown them.
         remembered = os.path.abspath("owners")
@@ -176,8 +176,6 @@ def main() -> None:
         run("fakeRootCommands", [*fakeroot, *shell, attributes["fakeRootCommands"]], TREE, path)
         # Names would be those that the building machine has for the numbers.
         archive = [attributes["fakeroot"], "-i", remembered, "--", *archive, "--numeric-owner"]
-    else:
-        archive += ["--owner=root:0", "--group=root:0"]
     # Given a list of names, tar makes an empty archive as well.
     run("tar", [*archive, "--files-from=/dev/null", "--", *sorted(os.listdir(TREE))], ".", path)
 

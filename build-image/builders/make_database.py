@@ -1,9 +1,9 @@
 """Make a Nix database that knows the store paths of an image, for Nix inside the container.
 
 Attributes: `exportReferencesGraph.closure`, the closure; `leftOut`, paths of it that are not in
-the image; `nixStore`, `tar`, programs; `storeDir`; `mtime`, `owner`, `group`, as tar takes them.
-Writes an uncompressed archive with `nix/var/nix` as `out`. Its garbage collector roots keep all
-that is in the image, or `nix-collect-garbage` in a container would delete Nix itself.
+the image; `nixStore`, `tar`, programs; `storeDir`; `mtime`, in seconds; `owner`, `group`, NAME:ID
+each. Writes an uncompressed archive with `nix/var/nix` as `out`. Its garbage collector roots keep
+all that is in the image, or `nix-collect-garbage` in a container would delete Nix itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 import sqlite3
 import subprocess
 
-from builder import fail, read_attributes
+from archives import tar_command
+from attributes import fail, read_attributes
 
 
 def registration(entries: list[dict], left_out: list[str]) -> str:
@@ -70,9 +71,8 @@ def main() -> None:
         os.rename(f"state/db/{name}", f"root/nix/var/nix/db/{name}")
     for path in find_roots(attributes["closure"], attributes["leftOut"]):
         os.symlink(path, f"root/nix/var/nix/gcroots/image/{os.path.basename(path)}")
-    archive = [attributes["tar"], "--create", "--format=gnu", "--sort=name", "--blocking-factor=1"]
-    archive += ["--mtime", attributes["mtime"], "--owner", attributes["owner"]]
-    archive += ["--group", attributes["group"], "--file", attributes["outputs"]["out"]]
+    how = [attributes[name] for name in ("tar", "mtime", "owner", "group")]
+    archive = [*tar_command(*how), "--blocking-factor=1", "--file", attributes["outputs"]["out"]]
     done = subprocess.run([*archive, "--directory=root", "nix"], check=False)
     if done.returncode != 0:
         fail(f"tar failed with status {done.returncode}")

@@ -1,137 +1,167 @@
-"""Decide which store paths share a layer: run group_layers.py on the closure that Nix exported.
+"""Decide what is in each layer of an image, by group_layers.py on the closure that Nix exported.
 
-The graph that Nix exports is group_layers.py's input as it is, but for three things. The archive of
-the image's root is in it, since what that refers to must be in the image, but goes into no layer;
-nor does the file with the references of the configuration.
-Store paths that the base image has are not packed again. And paths that the caller has grouped
-already leave the grouping when it is done.
+The graph that Nix exports is group_layers.py's input as it is, but for three things. The archives
+of the image's root and of its Nix database are in it, since what they refer to must be in the
+image, but have layers of their own; the file with the references of the configuration goes into no
+layer. Store paths that the base image has are not packed again. And paths that the caller has
+grouped leave the layers that were decided on.
 
 Attributes: `exportReferencesGraph.graph`, the roots; `archives` and `references`, those of them
-that are no contents; `grouped`, a list of lists of store paths; `maxLayers`, for all layers of the
-image; `base`, a base image or null; `popularity`, a file or null; `groupLayers`, the program.
-Writes the plan, `[{"contents": [store path, ...]}, ...]` in the order of the image's layers, as
-output `out`, and why each layer is one, for people, as output `explain`.
+that are archives, and files that go into no layer; `groups`, lists of store paths, each of which is
+a layer; `includeStorePaths`, whether there are layers with store paths at all; `maxLayers`, for all
+layers of the image; `base`, the description of a base image's layers, or null; `popularity`, a
+table, or null; `groupLayers`, the folder that has the module group_layers. Writes
+
+    out          [{"contents": [store path, ...]}, ..., {"contents": [], "archive": file}, ...]:
+                 all layers of the image in their order, but for those of the base
+    explain      why each layer is one, for people
+    explanation  the same as JSON, as group_layers.explain has it; the base's layers are in it, too
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
-from contextlib import redirect_stderr
-from importlib.util import module_from_spec, spec_from_file_location
-from io import StringIO
 
-from builder import CREATED_BY, STORE_PATHS, fail, read_attributes
-from read_base import find_manifest, read_blob
+from attributes import fail, read_attributes, read_json, write_json
+
+TYPE_CHECKING = False  # as typing has it, which takes 3 ms to import
+if TYPE_CHECKING:
+    from group_layers import Layer
 
 
-def without(graph: dict, archives: list[str], present: set[str]) -> dict:
-    """Return the graph without `archives` and without the store paths `present` in the base.
+def select(attributes: dict, present: set[str]) -> dict:
+    """Return the graph of the store paths to pack: no archives, nothing that is `present`.
 
-    Both are exportReferencesGraph files, as group_layers.py reads them. What an archive refers to
-    becomes a root in its place.
+    The attributes and what is returned are exportReferencesGraph files, as group_layers.py reads
+    them. What an archive refers to becomes a root in its place.
     """
-    roots = set(graph["exportReferencesGraph"]["graph"])
+    left_out = attributes["archives"] + attributes["references"]
+    roots = set(attributes["exportReferencesGraph"]["graph"])
     entries = []
-    for entry in graph["graph"]:
-        if entry["path"] in archives:
+    for entry in attributes["graph"] if attributes["includeStorePaths"] else []:
+        if entry["path"] in left_out:
             roots.update(entry["references"])
         elif entry["path"] not in present:
             kept = [path for path in entry["references"] if path not in present]
             entries.append({**entry, "references": kept})
-    roots = roots.difference(archives, present)
+    roots = roots.difference(left_out, present)
     return {"exportReferencesGraph": {"graph": sorted(roots)}, "graph": entries}
 
 
-def read_base(layout: str | None) -> tuple[int, set[str]]:
-    """Return how many layers a base image has, and the store paths that it is known to have.
+def assign_groups(groups: list[list[str]], entries: list[dict]) -> list[list[str]]:
+    """Return what is in the layer of each of `groups`, without those that are empty.
 
-    Known are those of an image that we built, from its history; a layout of any other is read as
-    having none.
+    Of a path that is in two groups the first keeps it; a path that is not among `entries` is not
+    to be packed.
     """
-    if layout is None:
-        return 0, set()
-    manifest = read_blob(layout, find_manifest(layout, None))
-    present: set[str] = set()
-    for entry in read_blob(layout, manifest["config"]).get("history") or []:
-        marker, _, paths = entry.get("comment", "").partition(STORE_PATHS)
-        if entry.get("created_by") == CREATED_BY and not marker:
-            present.update(paths.split())
-    return len(manifest["layers"]), present
-
-
-def set_apart(plan: list[dict], groups: list[list[str]]) -> list[dict]:
-    """Return the plan with each of `groups` as a layer of its own, after the others.
-
-    Of a path that is in two groups the first keeps it; empty layers are left out.
-    """
-    taken: set[str] = set()
-    last = []
+    remaining = {entry["path"] for entry in entries}
+    layers = []
     for group in groups:
-        last.append(sorted(set(group) - taken))
-        taken.update(group)
-    layers = [[path for path in layer["contents"] if path not in taken] for layer in plan]
-    return [{"contents": contents} for contents in layers + last if contents]
+        layers.append(sorted(remaining.intersection(group)))
+        remaining.difference_update(group)
+    return list(filter(None, layers))
 
 
-def run_program(file: str, arguments: list[str]) -> str:
-    """Run group_layers.py and return what it says on standard error.
+def replace_contents(layers: list[Layer], groups: list[list[str]], entries: list[dict]) -> list:
+    """Return the layers without the paths in `groups`, and after them a layer for each group."""
+    from group_layers import Layer
 
-    A process of its own would take 97 ms for the plan of 50 store paths instead of 63. Ends the
-    build with what it says when it fails.
+    sizes = {entry["path"]: entry["narSize"] for entry in entries}
+    grouped = {path for group in groups for path in group}
+    changed = [
+        (layer.name, layer.reason, [path for path in layer.contents if path not in grouped])
+        for layer in layers
+    ]
+    # Named after its largest path.
+    changed += [(max(group, key=sizes.__getitem__), "given", group) for group in groups]
+    return [
+        Layer(contents=contents, size=sum(map(sizes.__getitem__, contents)), name=name, reason=why)
+        for name, why, contents in changed
+        if contents
+    ]
+
+
+def group_paths(attributes: dict, base_layers: list[dict]) -> dict:
+    """Return the explanation, as group_layers.explain has it, of the layers with store paths.
+
+    Ends the build with one line when there are too few layers, or the popularity table is no table.
     """
-    specification = spec_from_file_location("group_layers", file)
-    program = module_from_spec(specification)
-    specification.loader.exec_module(program)
-    with redirect_stderr(StringIO()) as said:
-        status = program.main(arguments)
-    gc.enable()  # off, since the program is made for a short life of its own
-    if status != 0:
-        sys.exit(said.getvalue().rstrip())
-    return said.getvalue()
-
-
-def plan_layers(attributes: dict, out: str, explain: str) -> list[dict]:
-    """Write the plan and its explanation for a derivation's attributes; return the plan."""
-    groups, limit = attributes["grouped"], attributes["maxLayers"]
-    base_layers, present = read_base(attributes["base"])
-    left_out = attributes["archives"] + attributes["references"]
-    graph = without(attributes, left_out, present)
-    # The last layer holds the image's root; where the image has one layer, the rest as well.
-    budget = 1 if limit == 1 else limit - base_layers - len(groups) - 1
-    if budget < 1 or (limit == 1 and (base_layers or groups)):
+    present = {path for layer in base_layers for path in layer["storePaths"]}
+    graph = select(attributes, present)
+    entries = graph["graph"]
+    groups = assign_groups(attributes["groups"], entries)
+    needed = {
+        "its base image": len(base_layers),
+        "the layers given": len(groups),
+        "its root, with the Nix database if there is one": len(attributes["archives"]),
+    }
+    budget = attributes["maxLayers"] - sum(needed.values())
+    if budget < (1 if entries else 0):
+        needs = ", ".join(f"{count} for {what}" for what, count in needed.items() if count)
         fail(
-            f"maxLayers = {limit} is too few: the base has {base_layers} layers, {len(groups)} are "
-            "given, the root takes one and the store paths at least one"
+            f"maxLayers = {attributes['maxLayers']} is too few: the image needs {needs}, and at "
+            "least 1 for its store paths"
         )
-    if not graph["graph"]:
-        plan: list[dict] = []
-        reasons = "no store paths\n"
-    else:
-        with open("graph.json", "w", encoding="utf-8") as file:
-            json.dump(graph, file)
-        arguments = ["--graph", "graph.json", "--out", "plan.json", "--budget", str(budget)]
-        if attributes["popularity"]:
-            arguments += ["--pop", attributes["popularity"]]
-        reasons = run_program(attributes["groupLayers"], [*arguments, "--explain"])
-        with open("plan.json", encoding="utf-8") as file:
-            plan = set_apart(json.load(file), groups)
-    for group in groups:
-        names = " ".join(os.path.basename(path)[33:] for path in group)
-        reasons += f"in a layer of their own, as given: {names}\n"
-    with open(out, "w", encoding="utf-8") as file:
-        json.dump(plan, file)
-    with open(explain, "w", encoding="utf-8") as file:
-        file.write(reasons)
-    return plan
+    if not entries:
+        return {"paths": 0, "layers": []}
+    from group_layers import GraphError, explain, group, load_graph, load_popularity
+
+    popularity = None
+    if attributes["popularity"]:
+        try:
+            with open(attributes["popularity"], encoding="utf-8") as file:
+                popularity = load_popularity(file.read())
+        except (OSError, UnicodeDecodeError, GraphError) as error:
+            fail(f"popularity {attributes['popularity']}: {error}")
+    loaded = load_graph(json.dumps(graph))
+    layers = replace_contents(group(loaded, budget, popularity), groups, entries)
+    return explain(loaded, budget, layers)
+
+
+def explain_image(attributes: dict, base_layers: list[dict], grouped: dict) -> dict:
+    """Return the explanation `grouped` of the store paths with the image's other layers beside."""
+
+    def explain_file(size: int, name: str, reason: str) -> dict:
+        return {"size": size, "name": name, "reason": reason, "contents": [], "neededBy": []}
+
+    layers = [explain_file(layer["size"], layer["digest"], "base") for layer in base_layers]
+    layers += grouped["layers"]
+    layers += [
+        explain_file(os.path.getsize(archive), archive, "archive")
+        for archive in attributes["archives"]
+    ]
+    sizes = [layer["size"] for layer in layers]
+    return {
+        "budget": attributes["maxLayers"],
+        "unused": attributes["maxLayers"] - len(layers),
+        "paths": grouped["paths"],
+        "size": sum(sizes),
+        "largestShare": round(max(sizes) / (sum(sizes) or 1), 4),
+        "layers": [{**layer, "layer": number} for number, layer in enumerate(layers, 1)],
+    }
 
 
 def main() -> None:
     attributes = read_attributes()
+    # Where Python looks first: the program's folder has the byte-compiled module.
+    sys.path.insert(0, attributes["groupLayers"])
+    from group_layers import format_explanation
+
+    base_layers = read_json(attributes["base"]) if attributes["base"] else []
+    grouped = group_paths(attributes, base_layers)
+    explanation = explain_image(attributes, base_layers, grouped)
+    plan = [{"contents": [path for path, _ in row["contents"]]} for row in grouped["layers"]]
+    plan += [{"contents": [], "archive": archive} for archive in attributes["archives"]]
+
     outputs = attributes["outputs"]
-    plan_layers(attributes, outputs["out"], outputs["explain"])
+    # Not `write_json`: a plan keeps alive what it names, so that the evaluation can rely on it.
+    with open(outputs["out"], "w", encoding="utf-8") as file:
+        json.dump(plan, file)
+    with open(outputs["explain"], "w", encoding="utf-8") as file:
+        file.write(format_explanation(explanation) + "\n")
+    write_json(outputs["explanation"], explanation)
 
 
 if __name__ == "__main__":

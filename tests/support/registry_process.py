@@ -100,11 +100,12 @@ class Registry:
         return response.status, error["code"], error["message"]
 
     def pull(self, image: str, folder: Path) -> dict[str, object]:
-        """Pull with skopeo, which verifies digests, into a new folder; return the manifest."""
+        """Pull with skopeo, which verifies digests, into a new folder; return the manifest.
+
+        As it was served: for a layout, skopeo would translate Docker's media types.
+        """
         run(
             *("skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"),
-            *(f"docker://localhost:{self.port}/{image}", f"oci:{folder}:image"),
+            *(f"docker://localhost:{self.port}/{image}", f"dir:{folder}"),
         )
-        index = json.loads((folder / "index.json").read_bytes())
-        digest = index["manifests"][0]["digest"].replace(":", "/")
-        return json.loads((folder / "blobs" / digest).read_bytes())
+        return json.loads((folder / "manifest.json").read_bytes())

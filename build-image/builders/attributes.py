@@ -1,4 +1,4 @@
-"""What every builder in this folder needs: its attributes, and JSON that keeps nothing alive.
+"""A builder's attributes, and the JSON that it writes.
 
 The builders are started by Nix without a shell (`default.nix`): no set-up script runs, which
 would take longer than most of them do. For the same reason they import little.
@@ -11,11 +11,7 @@ import os
 import re
 import sys
 
-# How the history of our images names what a layer holds; read again when one is built upon.
-CREATED_BY = "nixery-build-image"
-STORE_PATHS = "store paths: "
-
-# The last character of the hash in "/<hash>-<name>": see `write_json`.
+# The last character of the hash in "/<hash>-<name>": see `encode_json`.
 _HASH_END = re.compile(r"(/[0-9a-z]{31})([0-9a-z])(?=-)")
 
 
@@ -26,7 +22,12 @@ def read_attributes() -> dict:
     the build directory is the one to read.
     """
     name = os.environ.get("NIX_ATTRS_JSON_FILE", "")
-    with open(name if os.path.exists(name) else ".attrs.json", encoding="utf-8") as file:
+    return read_json(name if os.path.exists(name) else ".attrs.json")
+
+
+def read_json(name: str) -> object:
+    """Return what the JSON file `name` holds."""
+    with open(name, encoding="utf-8") as file:
         return json.load(file)
 
 
@@ -46,16 +47,6 @@ def write_json(name: str, value: object) -> None:
     """Write `value` to the file `name` in the form of `encode_json`."""
     with open(name, "wb") as file:
         file.write(encode_json(value))
-
-
-def parse_time(time: str) -> int:
-    """Return the seconds since 1970 of a time as tar takes it, `@SECONDS`."""
-    return int(time[1:])
-
-
-def cores() -> int:
-    """Return how many cores Nix lets this build use (`--cores`; 0 means all of them)."""
-    return int(os.environ.get("NIX_BUILD_CORES", "1")) or os.cpu_count() or 1
 
 
 def fail(message: str) -> None:

@@ -1,0 +1,123 @@
+"""Make an image's configuration and manifest from the descriptions of its layers.
+
+The layers themselves play no part: where a binary cache has the descriptions, a machine knows an
+image, and can ask a registry for its digests, without any of its blobs.
+
+Attributes: `descriptions`, files with lists of layers as pack_layer.py describes them, in the
+image's order, those of the base first; `base`, what else read_base_image.py says of a base image, a
+file, or null; `config`, the image's configuration as the OCI image specification has it;
+`environment`, variables that give way to those of the base and the configuration; `architecture`,
+`variant`; `created`, in seconds since 1970. Writes the folder `out`:
+
+    config.json     the blob of the configuration
+    manifest.json   the blob of the manifest
+    layers.json     the descriptions of all layers in one list
+
+Follows the OCI image specification 1.1: manifest.md, config.md.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+
+from attributes import encode_json, read_attributes, read_json, write_json
+from oci import CONFIG_TYPE, MANIFEST_TYPE, digest_of
+
+
+def timestamp(seconds: int) -> str:
+    """Return a time, in seconds since 1970, as RFC 3339 wants it, in UTC.
+
+    >>> timestamp(1), timestamp(253402300799)
+    ('1970-01-01T00:00:01Z', '9999-12-31T23:59:59Z')
+    """
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def merge_environment(*environments: list[str]) -> list[str]:
+    """Return the variables of all, each once: at its first place, with its last value.
+
+    >>> merge_environment(["A=1", "PATH=/bin"], ["PATH=/sbin", "B=2"])
+    ['A=1', 'PATH=/sbin', 'B=2']
+    """
+    merged: dict[str, str] = {}
+    for variable in (variable for environment in environments for variable in environment):
+        merged[variable.partition("=")[0]] = variable
+    return list(merged.values())
+
+
+def describe_history(layers: list[dict], created: str) -> list[dict[str, str]]:
+    """Return the history entries of packed layers: what made them, and what is in each."""
+    # The root's is the last one, the database's before it.
+    others = {len(layers) - 1: "symlinks and files of the root", len(layers) - 2: "Nix database"}
+    return [
+        {
+            "created": created,
+            "created_by": "nixery-build-image",
+            "comment": "store paths: " + " ".join(paths) if paths else others[number],
+        }
+        for number, paths in enumerate(layer["storePaths"] for layer in layers)
+    ]
+
+
+def image_config(attributes: dict, layers: list[dict], base: dict) -> dict:
+    """Return the image's configuration: the base's, overlaid with what the attributes say."""
+    created = timestamp(attributes["created"])
+    inherited, given = base["config"], attributes["config"]
+    config = {**inherited, **given}
+    environment = merge_environment(
+        attributes["environment"], inherited.get("Env") or [], given.get("Env", [])
+    )
+    if environment:
+        config["Env"] = environment
+    for key in ("Labels", "ExposedPorts", "Volumes"):
+        merged = {**(inherited.get(key) or {}), **given.get(key, {})}
+        if merged:
+            config[key] = merged
+    result = {
+        "architecture": attributes["architecture"],
+        "os": "linux",
+        "created": created,
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [layer["diffId"] for layer in layers]},
+        "history": base["history"] + describe_history(layers[base["layerCount"] :], created),
+    }
+    if attributes["variant"]:
+        result["variant"] = attributes["variant"]
+    return result
+
+
+def image_manifest(config: bytes, layers: list[dict], base: dict) -> dict:
+    """Return the image's manifest; `config` is the blob of its configuration."""
+    descriptors = [
+        {key: layer[key] for key in ("mediaType", "digest", "size", "annotations") if key in layer}
+        for layer in layers
+    ]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": {"mediaType": CONFIG_TYPE, "digest": digest_of(config), "size": len(config)},
+        "layers": descriptors,
+    }
+    if "digest" in base:
+        manifest["annotations"] = {"org.opencontainers.image.base.digest": base["digest"]}
+    return manifest
+
+
+def main() -> None:
+    attributes = read_attributes()
+    out = attributes["outputs"]["out"]
+    base = {"config": {}, "history": [], "layerCount": 0}
+    if attributes["base"]:
+        base = read_json(attributes["base"])
+    layers = [layer for file in attributes["descriptions"] for layer in read_json(file)]
+    config = encode_json(image_config(attributes, layers, base))
+    os.mkdir(out)
+    with open(os.path.join(out, "config.json"), "wb") as file:
+        file.write(config)
+    write_json(os.path.join(out, "manifest.json"), image_manifest(config, layers, base))
+    write_json(os.path.join(out, "layers.json"), layers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Names in the OCI image specification 1.1, and Docker's for the same things."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"  # followed by "+gzip", "+zstd" or nothing
+
+# Docker's image manifest, version 2, schema 2. It has no name for zstd.
+DOCKER_TYPES = {
+    MANIFEST_TYPE: "application/vnd.docker.distribution.manifest.v2+json",
+    CONFIG_TYPE: "application/vnd.docker.container.image.v1+json",
+    LAYER_TYPE: "application/vnd.docker.image.rootfs.diff.tar",
+    LAYER_TYPE + "+gzip": "application/vnd.docker.image.rootfs.diff.tar.gzip",
+}
+
+
+def digest_of(data: bytes) -> str:
+    """Return the digest of a blob."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def blob_path(layout: str, digest: str) -> str:
+    """Return where an OCI image layout keeps the blob of that digest."""
+    return os.path.join(layout, "blobs", *digest.split(":", 1))

@@ -1,0 +1,310 @@
+"""Read a base image: once, and nothing of it is believed that was not checked.
+
+A base image is an OCI image layout, whose blobs are used where they are, or an archive (of `docker
+save`, or of a layout, compressed or not), which skopeo unpacks.
+
+Attributes: `fromImage`, a folder or a file; `exportReferencesGraph.closure`, its closure;
+`architecture`, to choose from an image for several; `skopeo`, `gzip`, `zstd`, programs;
+`storeDir`. Writes
+
+    out          a folder with the blobs, or links to them
+    description  its layers, as pack_layer.py describes layers, with their annotations
+    image        {"config", "history", "layerCount", "digest"}: configuration of the container,
+                 history with an entry for each layer, number of layers, digest of the manifest
+
+`storePaths` of a layer are those that are in it as a whole: which no other layer touches. What an
+image says of itself, such as its history, plays no part in that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from posixpath import normpath
+
+from archives import CHUNK, read_chunks
+from attributes import fail, read_attributes, write_json
+from oci import LAYER_TYPE, blob_path
+from store import resolve
+
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+
+# By a layer's first two bytes: ending of the media type, program that decompresses. Docker has
+# other names for the same types, and skopeo 1.9 calls gzip what it copied from a docker archive as
+# plain tar.
+_COMPRESSIONS = {b"\x1f\x8b": ("+gzip", "gzip"), b"\x28\xb5": ("+zstd", "zstd")}
+
+WHITEOUT = ".wh."  # begins the name of a file that removes another one of the layers below
+OPAQUE = ".wh..wh..opq"  # removes all that the layers below have in its folder
+
+
+class ImageError(ValueError):
+    """What should be an image is not one."""
+
+
+def field(value: object, name: str, kind: type, default: object = None) -> object:
+    """Return `value[name]`, of that kind; `default`, if there is one, where it is null or missing.
+
+    Raises ImageError.
+    """
+    found = value.get(name) if isinstance(value, dict) else None
+    if found is None and default is not None:
+        return default
+    if not isinstance(found, kind) or isinstance(found, bool):
+        wanted = {dict: "an object", list: "a list", str: "a string", int: "a number"}[kind]
+        raise ImageError(f"{name} is not {wanted}")
+    return found
+
+
+class Layout:
+    """An OCI image layout whose blobs may be links within `closure`, a set of store paths."""
+
+    def __init__(self, folder: str, closure: set[str]) -> None:
+        self.folder, self.closure = folder, closure
+
+    def find_blob(self, descriptor: object) -> str:
+        """Return the file of a blob, which has the bytes that its descriptor says."""
+        digest, size = field(descriptor, "digest", str), field(descriptor, "size", int)
+        if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+            raise ImageError(f"{digest} is no digest")
+        file = resolve(blob_path(self.folder, digest), self.closure)
+        if file is None or not os.path.isfile(file):
+            raise ImageError(f"the blob {digest} is missing, or a link that leads elsewhere")
+        sha256 = hashlib.sha256()
+        if os.path.getsize(file) == size:
+            for chunk in read_chunks(file):
+                sha256.update(chunk)
+        if digest != "sha256:" + sha256.hexdigest():
+            raise ImageError(f"the blob {digest} has other bytes than its name says")
+        return file
+
+    def read_json(self, descriptor: object) -> object:
+        """Return what a JSON blob holds."""
+        with open(self.find_blob(descriptor), "rb") as file:
+            return json.load(file)
+
+    def find_manifest(self, architecture: str) -> dict:
+        """Return the descriptor of the image for an architecture."""
+        index = resolve(os.path.join(self.folder, "index.json"), self.closure)
+        if index is None:
+            raise ImageError("it has no index.json")
+        with open(index, "rb") as file:
+            candidates = list(field(json.load(file), "manifests", list))
+        seen: set[str] = set()  # an index can name another one any number of times
+        for descriptor in candidates:
+            platform = field(descriptor, "platform", dict, {})
+            given = [field(platform, "os", str, "linux")]
+            given.append(field(platform, "architecture", str, architecture))
+            if given != ["linux", architecture]:
+                continue
+            if field(descriptor, "mediaType", str, "") not in INDEX_TYPES:
+                return descriptor
+            if descriptor.get("digest") not in seen:
+                candidates += field(self.read_json(descriptor), "manifests", list)
+                seen.add(descriptor["digest"])
+        raise ImageError(f"it has no image for {architecture}")
+
+
+def check_config(config: object, architecture: str, layer_count: int) -> list[str]:
+    """Check an image's configuration as far as it is used; return the diff ids of the layers."""
+    system = field(config, "os", str, "linux")
+    if system != "linux":
+        raise ImageError(f"it is for {system}, and this is for linux")
+    if field(config, "architecture", str) != architecture:
+        raise ImageError(f"it is for {config['architecture']}, and this is for {architecture}")
+    diff_ids = field(field(config, "rootfs", dict), "diff_ids", list)
+    if len(diff_ids) != layer_count:
+        raise ImageError("its configuration and its manifest differ in the number of layers")
+    if not all(isinstance(entry, dict) for entry in field(config, "history", list, [])):
+        raise ImageError("history is not a list of objects")
+    container = field(config, "config", dict, {})
+    if not all(isinstance(variable, str) for variable in field(container, "Env", list, [])):
+        raise ImageError("Env is not a list of strings")
+    for name in ("Labels", "ExposedPorts", "Volumes"):
+        field(container, name, dict, {})
+    return diff_ids
+
+
+def complete_history(history: list[dict], layer_count: int) -> list[dict]:
+    """Return a history that has an entry for each layer: others make ours name wrong layers."""
+    described = sum(not entry.get("empty_layer", False) for entry in history)
+    if described > layer_count:
+        history, described = [], 0
+    return history + [{"comment": "base image"}] * (layer_count - described)
+
+
+def decompress(blob: str, program: str | None) -> Iterator[bytes]:
+    """Yield the bytes of a layer's archive. Raises ImageError if the program can't read it."""
+    if program is None:
+        yield from read_chunks(blob)
+        return
+    with open(blob, "rb") as file:
+        command = [program, "--decompress", "--stdout"]
+        process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE)
+    with process:
+        while chunk := process.stdout.read(CHUNK):
+            yield chunk
+    if process.returncode != 0:
+        raise ImageError(f"{program} can't read the layer {blob}")
+
+
+class Archive:
+    """What tarfile reads a layer's archive from; it knows the digest of what was read."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self.chunks, self.rest, self.sha256 = chunks, b"", hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        while len(self.rest) < size and (chunk := next(self.chunks, b"")):
+            self.sha256.update(chunk)
+            self.rest += chunk
+        data, self.rest = self.rest[:size], self.rest[size:]
+        return data
+
+
+def read_archive(chunks: Iterator[bytes]) -> tuple[list[tuple[str, bool]], str]:
+    """Return the files in a tar archive, each with whether it is a folder, and the diff id.
+
+    Raises tarfile.TarError.
+    """
+    archive = Archive(chunks)
+    with tarfile.open(fileobj=archive, mode="r|", bufsize=CHUNK) as members:
+        names = [(normpath("/" + member.name), member.isdir()) for member in members]
+    while archive.read(CHUNK):
+        pass
+    return names, "sha256:" + archive.sha256.hexdigest()
+
+
+def find_store_paths(layers: list[list[tuple[str, bool]]], store_dir: str) -> list[list[str]]:
+    """Return the store paths in each layer that no other one touches; sorted.
+
+    `layers` are the names of the files in each, with whether they are folders.
+    """
+    touched: list[set[str]] = []
+    present: list[set[str]] = []
+    for names in layers:
+        touched.append(set())
+        present.append(set())
+        for name, is_folder in names:
+            folder, _, base = name.rpartition("/")
+            is_whiteout = base.startswith(WHITEOUT)
+            if is_whiteout:
+                name = folder if base == OPAQUE else f"{folder}/{base[len(WHITEOUT) :]}"
+            if f"{store_dir}/".startswith(name + "/") and (is_whiteout or not is_folder):
+                return [[] for _ in layers]  # the store was removed, or is not a folder
+            if name.startswith(store_dir + "/"):
+                path = "/".join(name.split("/")[: store_dir.count("/") + 2])
+                touched[-1].add(path)
+                if name == path and not is_whiteout:
+                    present[-1].add(path)
+    times = Counter(path for paths in touched for path in paths)
+    return [sorted(path for path in paths if times[path] == 1) for paths in present]
+
+
+def read_layers(
+    layout: Layout, manifest: dict, diff_ids: list[str], attributes: dict
+) -> list[dict]:
+    """Return the descriptions of an image's layers, all of whose digests are checked."""
+    layers, names = [], []
+    for descriptor, diff_id in zip(manifest["layers"], diff_ids):
+        blob = layout.find_blob(descriptor)
+        md5 = hashlib.md5(usedforsecurity=False)
+        for chunk in read_chunks(blob):
+            md5.update(chunk)
+        with open(blob, "rb") as file:
+            ending, program = _COMPRESSIONS.get(file.read(2), ("", None))
+        chunks = decompress(blob, program and attributes[program])
+        found, actual = read_archive(chunks)
+        if actual != diff_id:
+            raise ImageError(f"the layer {descriptor['digest']} has another diff id: {actual}")
+        names.append(found)
+        layers.append(
+            {
+                "digest": descriptor["digest"],
+                "diffId": diff_id,
+                "size": descriptor["size"],
+                "mediaType": LAYER_TYPE + ending,
+                "md5": md5.hexdigest(),
+                "path": blob,
+                "annotations": field(descriptor, "annotations", dict, {}),
+            }
+        )
+    for layer, paths in zip(layers, find_store_paths(names, attributes["storeDir"])):
+        layer["storePaths"] = paths
+        if not layer["annotations"]:
+            del layer["annotations"]
+    return layers
+
+
+def unpack_archive(archive: str, attributes: dict, layout: str) -> None:
+    """Unpack an image archive into the new folder `layout`; its layers keep their bytes."""
+    with open(archive, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    if compressed:
+        # skopeo 1.9 reads docker archives wrongly that gzip has compressed.
+        with open("archive.tar", "wb") as plain:
+            command = [attributes["gzip"], "--decompress", "--stdout", archive]
+            subprocess.run(command, stdout=plain, check=True)
+        archive = "archive.tar"
+    with tarfile.open(archive) as members:
+        names = {os.path.normpath(name) for name in members.getnames()}
+    # docker's newer archives are layouts besides, whose layers keep their bytes.
+    kind = "oci-archive" if "oci-layout" in names else "docker-archive"
+    # skopeo wants a place for temporary files that a build's sandbox does not have.
+    environment = dict(os.environ, TMPDIR=os.getcwd(), HOME=os.getcwd())
+    command = [attributes["skopeo"], "--insecure-policy", "--tmpdir", os.getcwd(), "copy"]
+    command += ["--quiet", "--dest-oci-accept-uncompressed-layers"]
+    command += [f"{kind}:{archive}", f"oci:{layout}:base"]
+    subprocess.run(command, env=environment, check=True)
+
+
+def read_image(layout: Layout, attributes: dict) -> None:
+    """Check the image in `layout` and write the descriptions of it."""
+    outputs, architecture = attributes["outputs"], attributes["architecture"]
+    descriptor = layout.find_manifest(architecture)
+    manifest = layout.read_json(descriptor)
+    layer_count = len(field(manifest, "layers", list))
+    config = layout.read_json(field(manifest, "config", dict))
+    diff_ids = check_config(config, architecture, layer_count)
+    layers = read_layers(layout, manifest, diff_ids, attributes)
+    if not os.path.exists(outputs["out"]):
+        os.mkdir(outputs["out"])
+        for digest, blob in {layer["digest"]: layer["path"] for layer in layers}.items():
+            os.symlink(blob, os.path.join(outputs["out"], digest))
+    write_json(outputs["description"], layers)
+    image = {
+        "config": field(config, "config", dict, {}),
+        "history": complete_history(field(config, "history", list, []), layer_count),
+        "layerCount": layer_count,
+        "digest": descriptor["digest"],
+    }
+    write_json(outputs["image"], image)
+
+
+def main() -> None:
+    attributes = read_attributes()
+    source, out = attributes["fromImage"], attributes["outputs"]["out"]
+    try:
+        if os.path.isdir(source):
+            layout = Layout(source, {entry["path"] for entry in attributes["closure"]})
+        else:
+            unpack_archive(source, attributes, out)
+            layout = Layout(out, {out})
+        read_image(layout, attributes)
+    except (OSError, RecursionError, ValueError) as error:
+        fail(f"fromImage {source} is no image that can be read: {error!s}")
+    except (EOFError, tarfile.TarError, subprocess.CalledProcessError) as error:
+        fail(f"fromImage {source} is neither an OCI layout nor an image archive: {error}")
+
+
+if __name__ == "__main__":
+    main()

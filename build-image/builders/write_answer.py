@@ -1,0 +1,73 @@
+"""Write what a registry server needs to serve an image: its manifest, and where its blobs are.
+
+Attributes: `documents`, the folder that describe_image.py wrote; `blobs`, all store paths that hold
+layers; `mediaTypes`, "docker" or "oci". Writes as output `answer`
+
+    {"manifest": {...}, "layerLocations": {sha256 in hexadecimal: {"path", "size", "md5"}}}
+
+The blobs are the same with either kind of media types; only the manifest names them differently.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+
+from attributes import fail, read_attributes, read_json
+from oci import DOCKER_TYPES
+
+
+def with_docker_types(manifest: dict) -> dict:
+    """Return a manifest with Docker's media types for OCI's; ends the build where there is none.
+
+    Annotations, which Docker's manifest does not have, are left out.
+    """
+
+    def translate(described: dict) -> dict:
+        media_type = DOCKER_TYPES.get(described["mediaType"])
+        if media_type is None:
+            fail(
+                f"Docker has no media type for {described['mediaType']}: an image with zstd layers "
+                'needs mediaTypes = "oci"'
+            )
+        kept = {key: value for key, value in described.items() if key != "annotations"}
+        return {**kept, "mediaType": media_type}
+
+    return {
+        **translate(manifest),
+        "config": translate(manifest["config"]),
+        "layers": [translate(layer) for layer in manifest["layers"]],
+    }
+
+
+def main() -> None:
+    attributes = read_attributes()
+    documents = attributes["documents"]
+    manifest = read_json(os.path.join(documents, "manifest.json"))
+    config_file = os.path.join(documents, "config.json")
+    with open(config_file, "rb") as file:
+        config_md5 = hashlib.md5(file.read(), usedforsecurity=False).hexdigest()
+    blobs = [
+        {**manifest["config"], "path": config_file, "md5": config_md5},
+        *read_json(os.path.join(documents, "layers.json")),
+    ]
+    locations = {
+        blob["digest"].partition(":")[2]: {
+            "path": blob["path"],
+            "size": blob["size"],
+            "md5": base64.b64encode(bytes.fromhex(blob["md5"])).decode(),
+        }
+        for blob in blobs
+    }
+    if attributes["mediaTypes"] == "docker":
+        manifest = with_docker_types(manifest)
+    # Not `write_json`: the answer keeps alive what it names.
+    with open(attributes["outputs"]["answer"], "w", encoding="utf-8") as file:
+        answer = {"manifest": manifest, "layerLocations": locations}
+        json.dump(answer, file, sort_keys=True, separators=(",", ":"))
+
+
+if __name__ == "__main__":
+    main()

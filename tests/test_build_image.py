@@ -758,6 +758,9 @@ class TestForms:
             assert all(member.isfile() or member.isdir() for member in archive)
             names = archive.getnames()
         assert len(names) == len(set(names))
+        # In the order of their names, and not in that of the file system.
+        blobs = [name for name in names if name.startswith("blobs/sha256/")]
+        assert len(blobs) >= 5 and blobs == sorted(blobs)
 
     @pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
     def test_archive_is_one_of_oci_and_of_docker(self, runnable, tmp_path, kind):

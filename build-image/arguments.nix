@@ -225,12 +225,14 @@ let
         in
         "${checkedName}:${toString checkedId}";
 
-      image = toLower (check "name" isString "a string" name);
+      # Longer names are no names, and Nix's stack ends while it matches them.
+      isShort = value: isString value && stringLength value <= 255;
+      image = toLower (check "name" isShort "a string of up to 255 characters" name);
       tagged = match "(.+):([^/]*)" image;
     in
     {
       name =
-        if match nameExpression image != null && stringLength image <= 255 then
+        if match nameExpression image != null then
           image
         else if tagged != null then
           throw "name must be without a tag: write name = \"${builtins.head tagged}\"; tag = \"${builtins.elemAt tagged 1}\""
@@ -245,7 +247,7 @@ let
       environment = concatMap (content: content.imageEnv or [ ]) (flatten contents);
       config = checkConfig name (if config == null then { } else config);
       architecture = check "architecture" (
-        value: isString value && match "[a-z0-9]+" value != null && goName value == value
+        value: isString value && match "[a-z0-9]{1,16}" value != null && goName value == value
       ) "a name of Go's, such as \"${goName architecture}\"" architecture;
       variant = if architecture == machine.architecture or null then machine.variant or "" else "";
 

@@ -1,6 +1,7 @@
 # A misspelt name -> " (did you mean NAME?)" for the nearest of the right ones, or "" if none is near.
 #
-# Nearest by Levenshtein's distance, without regard to case; near is at most a third of the name.
+# Nearest by Levenshtein's distance, without regard to case; near is at most a third of the name. Of
+# more than 40 characters nobody meant one of them.
 {
   # The right names, a list of strings
   names,
@@ -46,7 +47,7 @@ let
     if best == null || new.distance < best.distance then new else best
   ) null names;
 in
-if nearest == null || nearest.distance * 3 > stringLength name then
+if stringLength name > 40 || nearest == null || nearest.distance * 3 > stringLength name then
   ""
 else
   " (did you mean ${nearest.candidate}?)"

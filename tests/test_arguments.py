@@ -156,7 +156,7 @@ class TestWhatIsMeant:
             ('{ name = "foo bar"; }', 'such as "team/notes", not "foo bar"'),
             ('{ name = "a//b"; }', 'such as "team/notes", not "a//b"'),
             ('{ name = "Foo:1.0"; }', 'without a tag: write name = "foo"; tag = "1.0"'),
-            ("{ name = 1; }", "name must be a string, not 1"),
+            ("{ name = 1; }", "name must be a string of up to 255 characters, not 1"),
             ("{ tag = 1; }", "tag must be null or a string of up to 128 letters"),
             ('{ tag = "-x"; }', 'that begins with no . or -, not "-x"'),
             ("{ contents = args: args; }", "contents must be derivations or paths, or a list of"),
@@ -202,6 +202,17 @@ class TestWhatIsMeant:
         error = nix.image_error(arguments)
         (line,) = [line for line in error.splitlines(True) if line.startswith("error: ")]
         assert sentence in line
+
+    @pytest.mark.parametrize(
+        ("argument", "sentence"),
+        [
+            ('name = "{}";', "name must be a string of up to 255 characters"),
+            ("{} = 1;", "there is no argument a-a-a-"),
+            ("config.{} = 1;", "there is no key a-a-a-"),
+        ],
+    )
+    def test_is_said_of_a_name_of_absurd_length(self, nix, argument, sentence):
+        assert sentence in nix.image_error(f"{{ {argument.format('a-' * 50_000 + 'a')} }}")
 
     def test_is_said_of_a_name_that_is_missing(self, nix):
         error = nix.error(*nix.expression("buildImage { contents = [ ]; }"))

@@ -29,6 +29,8 @@
   # Popularity table: its URL, or the absolute path of a local file
   popularityUrl ? null,
   popularity ? null,
+  # Media types of the answer: "docker", which registry servers of 2019 announce, or "oci"
+  mediaTypes ? "docker",
   # With "...", nix-build passes on arguments that are misspelt too, and they can be refused.
   ...
 }@given:
@@ -167,7 +169,7 @@ let
     inherit (hostPlatform) system;
   };
   image = makeImage {
-    inherit name tag;
+    inherit name tag mediaTypes;
     contents = found.packages ++ contents;
     maxLayers = layerLimit;
     config =

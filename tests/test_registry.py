@@ -9,7 +9,6 @@ import json
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from nix import ROOT, Nix, attempt, run
-from registry_process import Registry, free_port
+from registry_process import Registry, digest_at, docker_registry, free_port
 from served import Wrapper
 
 
@@ -48,37 +47,14 @@ def test_skopeo_pulls(registry: Registry, image: str, tmp_path: Path) -> None:
 
 
 def test_copy_into_another_registry(registry: Registry, tmp_path: Path) -> None:
-    port = free_port()
-    (tmp_path / "config.yml").write_text(
-        "version: 0.1\n"
-        f"storage: {{filesystem: {{rootdirectory: {tmp_path}/storage}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    server = subprocess.Popen(
-        ["docker-registry", "serve", tmp_path / "config.yml"], stderr=subprocess.DEVNULL
-    )
-    try:
+    with docker_registry(tmp_path) as port:
         for name in ("jq", "jq/hello"):
             command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
             command += ["--dest-tls-verify=false", f"docker://localhost:{registry.port}/{name}"]
-            command += [f"docker://localhost:{port}/{name}"]
-            for _ in range(50):  # until the server listens
-                done = attempt(*command)
-                if "connection refused" not in done.stderr:
-                    break
-                time.sleep(0.1)
-            assert done.returncode == 0, done.stderr
-            digests = [
-                run(
-                    *("skopeo", "inspect", "--no-tags", "--tls-verify=false"),
-                    *("--format", "{{.Digest}}", f"docker://localhost:{each}/{name}"),
-                ).stdout
-                for each in (port, registry.port)
-            ]
-            assert digests[0] == digests[1]
-    finally:
-        server.terminate()
-        server.wait()
+            run(*command, f"docker://localhost:{port}/{name}")
+            assert digest_at(f"localhost:{port}/{name}") == digest_at(
+                f"localhost:{registry.port}/{name}"
+            )
 
 
 def test_eight_clients_at_once(registry: Registry, tmp_path: Path) -> None:

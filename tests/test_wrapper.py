@@ -47,6 +47,13 @@ def test_prints_one_store_path_and_nothing_else(wrapper: Wrapper, tmp_path: Path
     assert len(answer["manifest"]["layers"]) <= 7
 
 
+@pytest.mark.parametrize(("arguments", "vendor"), [({}, "docker"), ({"mediaTypes": "oci"}, "oci")])
+def test_media_types(wrapper: Wrapper, arguments: dict[str, str], vendor: str) -> None:
+    manifest = wrapper.answer(["hello"], **arguments)["manifest"]
+    each = [manifest, manifest["config"], *manifest["layers"]]
+    assert {part["mediaType"].split(".")[1] for part in each} == {vendor}
+
+
 def test_popularity_url_and_other_options_of_nix_build(wrapper: Wrapper, tmp_path: Path) -> None:
     (tmp_path / "popularity.json").write_text("{}")
     link = tmp_path / "answer"
@@ -128,6 +135,7 @@ def test_timeout(odd: Wrapper) -> None:
         ('--argstr packages ["git]', "argument packages: "),
         ('--argstr packages ["hello\\u0000"]', "packages has \\u0000 in a string"),
         ("--argstr maxLayers 0", "maxLayers must be"),
+        ("--argstr mediaTypes podman", 'mediaTypes must be "docker" or "oci", not "podman"'),
         ("--argstr importArgs notjson", "importArgs must be a set, or a JSON object such as {"),
         ("--argstr importArgs []", "importArgs must be a set, or a JSON object such as {"),
         ('--argstr importArgs {"a":}', "argument importArgs: "),

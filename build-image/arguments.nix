@@ -304,6 +304,7 @@ let
       passthru = checkSet "passthru" passthru;
     };
 
+  asksForNothing = value: value == null || value == false || value == "" || value == [ ];
   known = attrNames (functionArgs normalize);
   suggest = nearestName { names = known; };
   # What no argument of this function is, in a sentence each
@@ -315,7 +316,7 @@ let
         [ ]
       else if !(absent ? ${argument}) then
         [ "there is no argument ${argument}${suggest argument}" ]
-      else if argument == "debug" || given.${argument} == null || given.${argument} == false then
+      else if argument == "debug" || asksForNothing given.${argument} then
         [ ]
       else
         [ "there is no argument ${argument}: ${absent.${argument}}" ]

@@ -104,7 +104,7 @@ INSTEAD = [
     ("initializeNixDatabase", "true", "write includeNixDB"),
     ("nixUid", "1000", "write uid"),
     ("nixGid", "100", "write gid"),
-    ("perms", "[ ]", "write chmod and chown in fakeRootCommands"),
+    ("perms", "[ { } ]", "write chmod and chown in fakeRootCommands"),
 ]
 
 
@@ -135,8 +135,10 @@ def test_what_is_left_out_says_what_to_write_instead(nix, argument, value, sente
 
 
 @pytest.mark.parametrize("argument", sorted({name for name, _, _ in INSTEAD} - set(DEFAULTS)))
-def test_what_is_left_out_may_be_passed_as_null(nix, argument):
-    assert nix.evaluate(f"{derivation(f'{argument} = null;')} == {derivation('')}")
+def test_what_is_left_out_may_be_passed_if_it_asks_for_nothing(nix, argument):
+    nothing = ["null", "false", '""', "[ ]"]
+    given = " ".join(derivation(f"{argument} = {value};") for value in nothing)
+    assert nix.evaluate(f"[ {given} ]") == nix.evaluate(f"[ {derivation('')} ]") * len(nothing)
 
 
 def test_name_is_in_lower_case_where_docker_load_reads_it(nix):

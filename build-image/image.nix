@@ -161,7 +161,7 @@ let
     name = "image-root.tar";
     contents = contentsList;
     exportReferencesGraph.closure = unique (map wholePath contentsList);
-    inherit extraCommands fakeRootCommands;
+    inherit extraCommands fakeRootCommands storeDir;
     tar = "${tools.gnutar}/bin/tar";
     shell = if commands then "${tools.bash}/bin/bash" else "";
     path = if commands then programsPath else "";

@@ -500,7 +500,19 @@ class TestCommands:
         assert (root["tmp"].uid, root["tmp"].gid) == (0, 0)
 
     def test_may_leave_nothing(self, nix):
-        assert nix.image('{ extraCommands = "rmdir tmp"; }').tree == {}
+        assert set(nix.image('{ extraCommands = "rmdir tmp"; }').tree) == {"."}
+
+    def test_mode_and_owner_of_the_root_itself_are_kept(self, nix):
+        image = nix.image('{ fakeRootCommands = "chown 1000:100 .; chmod 1777 ."; }')
+        root = root_layer(image)["."]
+        assert (root.uid, root.gid, root.mode) == (1000, 100, 0o1777)
+        plain = root_layer(nix.image('{ extraCommands = "true"; }'))["."]
+        assert (plain.uid, plain.gid, plain.mode) == (0, 0, 0o755)
+
+    @pytest.mark.parametrize("name", [r"\101", "-x", "a b", "./-n", "*"])
+    def test_may_give_files_any_name(self, nix, name):
+        image = nix.image(f"{{ extraCommands = ''echo x > '{name}' ''; }}")
+        assert image.file(os.path.normpath(name)) == b"x\n"
 
     @pytest.mark.parametrize("argument", ["extraCommands", "fakeRootCommands"])
     def test_that_fail_end_the_build(self, nix, argument):
@@ -517,7 +529,33 @@ class TestRoot:
         link = root_layer(Image(built.path))["share/one"]
         assert link.linkname == f"{nix.build(*nix.expression(ONE)).path}/share/one"
         if "image-root.tar" in built.built:
-            assert "in more than one package, the first named wins: share/one" in built.log
+            other_path = nix.build(*nix.expression(other)).path
+            told = f"/share/one: {link.linkname} is linked, not {other_path}/share/one"
+            assert told in built.log
+
+    @pytest.mark.parametrize(
+        ("commands", "complaint"),
+        [
+            ("echo x > nix", "would take the place of /nix, which holds the store"),
+            ("ln -s / nix", "would take the place of /nix, which holds the store"),
+            ("mkdir nix; echo x > nix/store", "would take the place of /nix/store"),
+            ("echo x > .wh.bin", "would remove a file from the image"),
+            ("mkdir -p a; echo x > a/.wh..wh..opq", "would remove a file from the image"),
+        ],
+    )
+    def test_package_that_would_remove_files_of_other_layers_is_refused(
+        self, nix, commands, complaint
+    ):
+        package = f'(pkgs.runCommand "hostile" {{ }} "mkdir $out; cd $out; {commands}")'
+        assert complaint in nix.image_error(f"{{ contents = {package}; }}")
+
+    @pytest.mark.parametrize("sandbox", ["true", "false"])
+    def test_link_to_the_building_machine_stays_a_link(self, nix, sandbox):
+        links = "ln -s /etc etc; ln -s /etc/passwd users; ln -s ../../../etc up"
+        package = f'(pkgs.runCommand "hostile-{sandbox}" {{ }} "mkdir $out; cd $out; {links}")'
+        call = nix.image_call(f"{{ contents = {package}; }}")
+        image = Image(nix.build(*call, "--option", "sandbox", sandbox).path)
+        assert set(root_layer(image)) == {"etc", "users", "up", "tmp"}
 
     def test_folder_of_one_package_takes_files_of_commands(self, nix):
         image = nix.image(f'{{ contents = {ONE}; extraCommands = "echo x > share/own"; }}')

@@ -10,6 +10,8 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 from attributes import encode_json
 from describe_image import merge_environment
-from link_contents import complete_root, link_contents
+from link_contents import check_tree, complete_root, link_contents
 from make_database import registration
 from nix import ROOT
 from pack_layer import _parts
@@ -109,6 +111,16 @@ class TestPack:
         *_, last = done.stderr.splitlines()
         assert last == f"error: {shutil.which('tar')} failed with status 2"
 
+    def test_file_that_would_remove_another_one_ends_the_build(self, tmp_path):
+        folder = tmp_path / "content"
+        folder.mkdir()
+        (folder / "a").write_text("that is no whiteout: /.wh.a")
+        assert self.pack(tmp_path / "allowed", folder, "gz").returncode == 0
+        (folder / ".wh.a").write_text("")
+        done = self.pack(tmp_path / "refused", folder, "gz")
+        assert done.returncode == 1
+        assert f"error: {folder}/.wh.a would remove a file from the image" in done.stderr
+
 
 class TestLinks:
     """The root's links to the contents, from folders in place of store paths."""
@@ -119,12 +131,12 @@ class TestLinks:
 
     def link(self, *contents: Path) -> tuple[dict[str, str | None], list[str]]:
         """Return what is in the tree, with links' targets in the store, and what is contested."""
-        tree, contested = link_contents([str(content) for content in contents])
-        found = {
-            place: target and os.path.relpath(target, contents[0].parent)
-            for place, target in tree.items()
-        }
-        return found, contested
+        store = contents[0].parent
+        tree, contested = link_contents(
+            [str(content) for content in contents], {str(path) for path in store.iterdir()}
+        )
+        found = {place: target and os.path.relpath(target, store) for place, target in tree.items()}
+        return found, [place for place, *_ in contested]
 
     def package(self, store: Path, name: str, **files: str | None) -> Path:
         """Make a package: files by name, each with the target of its link or None for a file."""
@@ -161,6 +173,8 @@ class TestLinks:
         one = self.package(store, "a", bin__run=None)
         two = self.package(store, "b", bin__run=None)
         assert self.link(two, one) == ({"bin": None, "bin/run": "b/bin/run"}, ["bin/run"])
+        _, contested = link_contents([str(two), str(one)], {str(one), str(two)})
+        assert contested == [("bin/run", f"{two}/bin/run", f"{one}/bin/run")]
 
     def test_file_and_folder_of_one_name_are_reported(self, store):
         file = self.package(store, "a", data=None)
@@ -219,6 +233,68 @@ class TestLinks:
         assert set(found) - {"lib"} == {f"{folder}{name}" for name in names}
         assert found[f"{folder}loop/loop"] is not None
 
+    def test_links_among_many_packages_do_not_multiply(self, store):
+        count = 12
+        for number in range(count):
+            links = {f"x{other}": f"../p{(number + other) % count}" for other in range(count)}
+            self.package(store, f"p{number}", **links, file=None)
+        tree, _ = link_contents(
+            [f"{store}/p{number}" for number in range(count)],
+            {str(path) for path in store.iterdir()},
+        )
+        assert len(tree) < 10_000
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "/etc",
+            "../../../../../../../../../etc",
+            "../outside",  # in the store, but not in the closure
+            "../a/../outside",
+            "../b/through",  # by another package's link
+            "../a/../../store/../../../../../../../../etc",
+            "loop",  # in a circle
+        ],
+    )
+    def test_link_that_leaves_the_closure_stays_one(self, store, target):
+        self.package(store, "outside", secret=None)
+        other = self.package(store, "b", through="../outside")
+        package = self.package(store, "a", loop=target, bin__run=None)
+        tree, _ = link_contents([str(package)], {str(package), str(other)})
+        assert set(tree) == {"loop", "bin", "bin/run"}
+        assert tree["loop"] == f"{package}/loop"
+
+    def test_content_that_does_not_exist_is_one_line(self, store):
+        package = self.package(store, "a", x=None)
+        for content in [package / "y", package / "x" / "y"]:
+            with pytest.raises(SystemExit, match=f"error: contents: there is no {content}"):
+                link_contents([str(content)], {str(package)})
+
+    trees = st.dictionaries(
+        st.sampled_from(["a", "b", "lib", "lib/a", "lib/b", "lib/c", "lib/c/a"]),
+        st.sampled_from([None, "a", "lib", "../p0", "../p1", "../p2/lib", "..", "../p1/a"]),
+        max_size=6,
+    )
+
+    @given(st.lists(trees, min_size=1, max_size=3))
+    def test_tree_is_one_whatever_packages_have(self, packages):
+        with tempfile.TemporaryDirectory() as folder:
+            store = Path(folder).resolve()
+            for number, files in enumerate(packages):
+                (store / f"p{number}").mkdir()
+                for place, target in sorted(files.items()):
+                    path = store / f"p{number}" / place
+                    with suppress(OSError):  # what is above it is a file, or leads nowhere
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        if path.parent.resolve() == path.parent:
+                            path.write_text(place) if target is None else path.symlink_to(target)
+            paths = {str(path) for path in store.iterdir()}
+            tree, _ = link_contents(sorted(paths), paths)
+        seen = {""}
+        for place, target in tree.items():
+            assert os.path.dirname(place) in seen  # which is a folder, and came before
+            seen |= {place} if target is None else set()
+
     def test_what_packages_have_for_building_with_them_is_left_out(self, store):
         package = self.package(store, "a", **{"nix-support__x": None, "share__nix-support": None})
         found, _ = self.link(package)
@@ -245,7 +321,7 @@ class TestRoot:
             (tmp_path / name / "bin" / "env").chmod(0o755)
         closure = [str(tmp_path / name) for name in ["0-a-toolbox", "1-coreutils-9.1"]]
         tree = {}
-        complete_root(tree, closure)
+        complete_root(tree, set(closure))
         assert tree["usr/bin/env"] == f"{tmp_path}/1-coreutils-9.1/bin/env"
 
     def test_env_of_the_contents_is_left_alone(self, tmp_path):
@@ -253,12 +329,51 @@ class TestRoot:
         (tmp_path / "c-coreutils" / "bin").mkdir(parents=True)
         (tmp_path / "c-coreutils" / "bin" / "env").write_text("")
         (tmp_path / "c-coreutils" / "bin" / "env").chmod(0o755)
-        complete_root(tree, [str(tmp_path / "c-coreutils")])
+        complete_root(tree, {str(tmp_path / "c-coreutils")})
         assert tree["usr/bin/env"] == "own"
+
+    @pytest.mark.parametrize("place", ["usr", "usr/bin"])
+    def test_env_is_not_put_below_a_link(self, tmp_path, place):
+        (tmp_path / "c-coreutils" / "bin").mkdir(parents=True)
+        (tmp_path / "c-coreutils" / "bin" / "env").write_text("")
+        (tmp_path / "c-coreutils" / "bin" / "env").chmod(0o755)
+        tree = {"usr": None, place: "a link"}
+        complete_root(tree, {str(tmp_path / "c-coreutils")})
+        assert "usr/bin/env" not in tree
+
+    def test_folder_at_the_place_of_env_stays_one(self, tmp_path):
+        (tmp_path / "c-coreutils" / "bin").mkdir(parents=True)
+        (tmp_path / "c-coreutils" / "bin" / "env").write_text("")
+        (tmp_path / "c-coreutils" / "bin" / "env").chmod(0o755)
+        tree = {"usr": None, "usr/bin": None, "usr/bin/env": None, "usr/bin/env/x": "x"}
+        complete_root(tree, {str(tmp_path / "c-coreutils")})
+        assert tree["usr/bin/env"] is None
+
+    @pytest.mark.parametrize(
+        ("tree", "complaint"),
+        [
+            ({"nix": "/nix/store/a/nix"}, "would take the place of /nix, which holds the store"),
+            ({"nix": None, "nix/store": "x"}, "would take the place of /nix/store"),
+            (
+                {"nix": None, "nix/store": None, "nix/store/a": "x"},
+                "of the store path /nix/store/a",
+            ),
+            ({"nix": None, "nix/store": None, "nix/store/a": None}, "of the store path /nix/store"),
+            ({".wh.bin": "x"}, "x would remove a file"),
+            ({".wh..wh..opq": "x"}, "x would remove a file"),
+            ({"a": None, "a/.wh.b": None}, "the folder a/.wh.b would remove a file"),
+        ],
+    )
+    def test_that_would_remove_files_of_other_layers_is_one_line(self, tree, complaint):
+        with pytest.raises(SystemExit, match=f"error: contents: .*{complaint}"):
+            check_tree(tree, "/nix/store", {"/nix/store/a"})
+
+    def test_may_have_folders_above_the_store(self):
+        check_tree({"nix": None, "nix/var": None, "wh.x": "x"}, "/nix/store", {"/nix/store/a"})
 
     def test_without_any_env_there_is_no_usr(self, tmp_path):
         tree = {}
-        complete_root(tree, [])
+        complete_root(tree, set())
         assert tree == {"tmp": None}
 
 

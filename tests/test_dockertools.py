@@ -162,7 +162,7 @@ class TestCommands:
 
     def test_find_nothing_where_no_name_matches(self, nix):
         image = nix.image('{ extraCommands = "for i in none*; do touch $i; done; touch made"; }')
-        assert set(image.tree) == {"made", "tmp"}
+        assert set(image.tree) == {".", "made", "tmp"}
 
 
 def test_image_can_be_built_upon_with_its_arguments_changed(nix):

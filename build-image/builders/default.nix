@@ -23,6 +23,8 @@ let
     link_contents = [
       "archives"
       "attributes"
+      "oci"
+      "store"
     ];
     make_database = [
       "archives"

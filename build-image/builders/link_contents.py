@@ -2,16 +2,16 @@
 
 Every file of the contents is linked at its place; folders are real, so that the commands, and
 whoever runs the image, can write beside the links. Where two of the contents bring the same file,
-the first named wins and the log says so. A link to a folder is taken for the folder at the root
-(`/sbin`, which is a link in some packages) and where several of the contents have that name;
-deeper down it stays a link. `/tmp` is writable by everyone; `/usr/bin/env` is there when a store
-path of the image has `bin/env`.
+the first named wins and the log names both. A link to a folder is taken for the folder at the root
+(`/sbin`, which is a link in some packages) and where several of the contents have that name; deeper
+down, and where it leads out of the closure, it stays a link. `/tmp` is writable by everyone;
+`/usr/bin/env` is there when a store path of the image has `bin/env`.
 
 Attributes: `contents`, a list; `exportReferencesGraph.closure`, theirs; `extraCommands` and
 `fakeRootCommands`, shell text that runs in the tree ("" for none), the latter under fakeroot;
-`shell`, `fakeroot`, `tar`, programs; `path`, the PATH of the commands; `mtime`, in seconds.
-Writes the tree as the uncompressed archive `out`, ended by two empty blocks and no more: not packed
-yet, so that Nix sees which store paths it names.
+`shell`, `fakeroot`, `tar`, programs; `path`, the PATH of the commands; `mtime`, in seconds;
+`storeDir`. Writes the tree as the uncompressed archive `out`, ended by two empty blocks and no
+more: not packed yet, so that Nix sees which store paths it names.
 
 The tree is in memory until commands want to see it: an image has thousands of links, and making
 6 500 of them as files only for tar to read took 2 s more, of 3.
@@ -23,74 +23,148 @@ import os
 import stat
 import sys
 import tarfile
+from collections import Counter
+from typing import NamedTuple
 
 from archives import tar_command
 from attributes import fail, read_attributes
+from oci import WHITEOUT
+from store import resolve
 
 TREE = "root"
 
+# So many files that two of the contents have are named in the log.
+MOST_CONTESTED = 10
+
 # From <linux/prctl.h>
 PR_SET_CHILD_SUBREAPER = 36
+
+# At how many places a folder may be there by links. Packages that link to each other's folders make
+# a tree that is exponential in their number otherwise; 2 is the most that was seen in real ones.
+MOST_PLACES = 8
 
 # What is at each place, as seen from the root: the target of a link, None for a folder. Folders
 # come before what is in them.
 Tree = dict[str, "str | None"]
 
 
-def link_contents(contents: list[str]) -> tuple[Tree, list[str]]:
-    """Return a tree with links to the files of `contents`.
+class Provider(NamedTuple):
+    """A file or folder of the contents."""
 
-    Also returns the places for which the contents have different files, sorted. `nix-support`,
-    which some packages have for those that build with them, is left out.
+    path: str  # what a link to it names
+    target: str | None  # the same without links on the way; None where they lead out of the store
+    is_link: bool
+
+    @property
+    def is_folder(self) -> bool:
+        return self.target is not None and os.path.isdir(self.target)
+
+    @property
+    def identity(self) -> str:
+        """Two files with the same are the same file, even where it does not exist."""
+        if self.target is not None:
+            return self.target
+        return os.path.join(os.path.dirname(self.path), os.readlink(self.path))
+
+
+def list_folder(folder: Provider, store_paths: set[str]) -> dict[str, Provider]:
+    """Return what is in a folder, by name."""
+    found = {}
+    with os.scandir(folder.target) as entries:
+        for entry in entries:
+            path, target = os.path.join(folder.path, entry.name), entry.path
+            if entry.is_symlink():
+                target = resolve(target, store_paths)
+            found[entry.name] = Provider(path, target, entry.is_symlink())
+    return found
+
+
+def link_contents(
+    contents: list[str], store_paths: set[str]
+) -> tuple[Tree, list[tuple[str, str, str]]]:
+    """Return a tree with links to the files of `contents`, and the files that it can't have.
+
+    The latter are sorted: place, the file there, another of the contents for the same place.
+    `store_paths` are the closure of the contents: a link that leads out of it is no folder.
+    `nix-support`, which some packages have for those that build with them, is left out. Ends the
+    build with one line when one of the contents is not there.
     """
     tree: Tree = {}
-    contested: list[str] = []
+    contested: list[tuple[str, str, str]] = []
+    roots = [Provider(path, resolve(path, store_paths), False) for path in contents]
+    for root in roots:
+        if root.target is None:
+            fail(f"contents: there is no {root.path}")
+    places: Counter[str] = Counter()  # how many each folder has by links
     # Each entry: a folder of the tree, as the parts of its name; the folders to link there; and
-    # the links that were followed on the way, each of them once, or the walk might not end.
-    todo: list[tuple[tuple[str, ...], list[str], frozenset[str]]] = []
-    todo.append(((), [content for content in contents if os.path.isdir(content)], frozenset()))
+    # what was reached through links on the way, once each, or the walk might not end.
+    todo: list[tuple[tuple[str, ...], list[Provider], frozenset[str]]] = []
+    todo.append(((), [root for root in roots if root.is_folder], frozenset()))
     while todo:
-        parts, sources, followed = todo.pop()
+        parts, folders, followed = todo.pop()
         if parts:
             tree["/".join(parts)] = None
-        providers: dict[str, list[str]] = {}
-        for source in sources:
-            for name in set(os.listdir(source)) - (set() if parts else {"nix-support"}):
-                providers.setdefault(name, []).append(os.path.join(source, name))
+        unique: dict[str | None, Provider] = {}
+        for folder in folders:
+            unique.setdefault(folder.target, folder)
+        providers: dict[str, list[Provider]] = {}
+        for folder in unique.values():
+            for name, provider in list_folder(folder, store_paths).items():
+                providers.setdefault(name, []).append(provider)
+        if not parts:
+            providers.pop("nix-support", None)
+        closed = followed | {path for path, count in places.items() if count >= MOST_PLACES}
         for name, candidates in sorted(providers.items()):
             place = (*parts, name)
-            links = {c: os.path.realpath(c) for c in candidates if os.path.islink(c)}
-            if parts and len(candidates) == 1:
-                folders = [c for c in candidates if c not in links and os.path.isdir(c)]
+            is_alone = bool(parts) and len(candidates) == 1
+            merged = [
+                candidate
+                for candidate in candidates
+                if candidate.is_folder
+                and not (candidate.is_link and (is_alone or candidate.target in closed))
+            ]
+            first = candidates[0]
+            if first in merged:
+                targets = {candidate.target for candidate in merged if candidate.is_link}
+                places.update(targets)
+                todo.append((place, merged, followed | targets))
             else:
-                folders = [
-                    c for c in candidates if os.path.isdir(c) and links.get(c) not in followed
-                ]
-            if candidates[0] in folders:
-                todo.append((place, folders, followed.union(links.values())))
-            else:
-                tree["/".join(place)] = candidates[0]
-                folders = []
-            winner = links.get(candidates[0], candidates[0])
-            if any(c not in folders and links.get(c, c) != winner for c in candidates):
-                contested.append("/".join(place))
+                tree["/".join(place)] = first.path
+                merged = []
+            for other in candidates[1:]:
+                if other not in merged and other.identity != first.identity:
+                    contested.append(("/".join(place), first.path, other.path))
+                    break
     return tree, sorted(contested)
 
 
-def find_env(closure: list[str]) -> str | None:
-    """Return a program `bin/env` in one of the store paths `closure`: coreutils' if it is there."""
-    found = [path for path in closure if os.access(path + "/bin/env", os.X_OK)]
+def find_env(store_paths: set[str]) -> str | None:
+    """Return a program `bin/env` in one of the store paths: coreutils' if it is there."""
+    programs = {path: resolve(path + "/bin/env", store_paths) for path in store_paths}
+    found = [path for path, program in programs.items() if program and os.access(program, os.X_OK)]
     # By name before hash: which one is taken must not change with every rebuild.
     found.sort(key=lambda path: ("-coreutils" not in path, os.path.basename(path)[32:], path))
     return found[0] + "/bin/env" if found else None
 
 
-def complete_root(tree: Tree, closure: list[str]) -> None:
+def complete_root(tree: Tree, store_paths: set[str]) -> None:
     """Add `/tmp`, and `/usr/bin/env` where one is to be had and the contents do not bring it."""
-    tree["tmp"] = None
-    env = find_env(closure)
-    if env and not any(tree.get(place) for place in ("usr", "usr/bin", "usr/bin/env")):
+    tree.setdefault("tmp", None)
+    env = find_env(store_paths)
+    if env and "usr/bin/env" not in tree and not (tree.get("usr") or tree.get("usr/bin")):
         tree.update({"usr": None, "usr/bin": None, "usr/bin/env": env})
+
+
+def check_tree(tree: Tree, store_dir: str, store_paths: set[str]) -> None:
+    """End the build with one line when the root's layer would remove files of the others."""
+    for place, target in tree.items():
+        source = target or f"the folder {place}"
+        if os.path.basename(place).startswith(WHITEOUT):
+            fail(f"contents: {source} would remove a file from the image: no name may begin .wh.")
+        if target and f"{store_dir}/".startswith(f"/{place}/"):
+            fail(f"contents: {source} would take the place of /{place}, which holds the store")
+        if f"/{place}" in store_paths:
+            fail(f"contents: {source} would take the place of the store path /{place}")
 
 
 def mode(place: str) -> int:
@@ -113,7 +187,7 @@ def make_tree(tree: Tree, folder: str) -> None:
 def write_archive(tree: Tree, file: str, mtime: int) -> None:
     """Write the tree as an archive, in the order and with the owner that tar is told below."""
     with open(file, "wb") as archive:
-        for place in sorted(tree, key=lambda place: place.split("/")):
+        for place in sorted(tree, key=lambda place: os.fsencode(place).split(b"/")):
             entry = tarfile.TarInfo(place)
             entry.mtime, entry.uname, entry.gname = mtime, "root", "root"
             target = tree[place]
@@ -151,11 +225,14 @@ def run(what: str, command: list[str], folder: str, path: str = "") -> None:
 def main() -> None:
     attributes = read_attributes()
     os.umask(0o022)
-    tree, contested = link_contents(attributes["contents"])
-    if contested:
-        shown = ", ".join(contested[:5]) + (", ..." if len(contested) > 5 else "")
-        print(f"in more than one package, the first named wins: {shown}", file=sys.stderr)
-    complete_root(tree, [entry["path"] for entry in attributes.get("closure", [])])
+    store_paths = {entry["path"] for entry in attributes.get("closure", [])}
+    tree, contested = link_contents(attributes["contents"], store_paths)
+    for place, linked, other in contested[:MOST_CONTESTED]:
+        print(f"/{place}: {linked} is linked, not {other}", file=sys.stderr)
+    if len(contested) > MOST_CONTESTED:
+        print(f"and so for {len(contested) - MOST_CONTESTED} more files", file=sys.stderr)
+    complete_root(tree, store_paths)
+    check_tree(tree, attributes["storeDir"], store_paths)
     if not (attributes["extraCommands"] or attributes["fakeRootCommands"]):
         write_archive(tree, attributes["outputs"]["out"], attributes["mtime"])
         return
@@ -176,8 +253,11 @@ def main() -> None:
         run("fakeRootCommands", [*fakeroot, *shell, attributes["fakeRootCommands"]], TREE, path)
         # Names would be those that the building machine has for the numbers.
         archive = [attributes["fakeroot"], "-i", remembered, "--", *archive, "--numeric-owner"]
-    # Given a list of names, tar makes an empty archive as well.
-    run("tar", [*archive, "--files-from=/dev/null", "--", *sorted(os.listdir(TREE))], ".", path)
+    # The root itself is there too, with the mode and owner that commands gave it.
+    archive += ["--no-unquote", "--no-recursion", "."]
+    if names := sorted(os.listdir(TREE)):
+        archive += ["--recursion", "--", *names]
+    run("tar", archive, ".", path)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ DOCKER_TYPES = {
     LAYER_TYPE + "+gzip": "application/vnd.docker.image.rootfs.diff.tar.gzip",
 }
 
+# Begins the name of a file in a layer that removes another one of the layers below.
+WHITEOUT = ".wh."
+
 
 def digest_of(data: bytes) -> str:
     """Return the digest of a blob."""

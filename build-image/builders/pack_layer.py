@@ -27,8 +27,8 @@ from collections import deque
 from collections.abc import Iterator
 
 from archives import read_chunks, tar_command
-from attributes import read_attributes, write_json
-from oci import LAYER_TYPE
+from attributes import fail, read_attributes, write_json
+from oci import LAYER_TYPE, WHITEOUT
 from processes import cores, expect_success, start
 
 # compressor: (ending of the media type, arguments, bytes of a part)
@@ -127,6 +127,18 @@ def _compress(command: list[str], limit: int, parts: Iterator[bytes]) -> Iterato
         yield finish()
 
 
+def refuse_whiteouts(store_paths: list[str]) -> None:
+    """End the build with one line if a file has a name that removes another one from an image."""
+    for store_path in store_paths:
+        for folder, folders, files in os.walk(store_path):
+            for name in folders + files:
+                if name.startswith(WHITEOUT):
+                    fail(
+                        f"{folder}/{name} would remove a file from the image: no name may begin "
+                        f"{WHITEOUT}"
+                    )
+
+
 def _archive(packing: dict, store_paths: list[str]) -> Iterator[bytes]:
     """Yield the tar archive of `store_paths`, the folders above the store first."""
     reading, writing = os.pipe()
@@ -147,7 +159,15 @@ def _archive(packing: dict, store_paths: list[str]) -> Iterator[bytes]:
         listing.write(b"".join(os.fsencode(path.lstrip("/")) + b"\0" for path in store_paths))
     os.lseek(names, 0, os.SEEK_SET)
     tar = start(command, names, writing)
-    yield from read_chunks(reading)
+    end, may_have_whiteouts = b"", False
+    for chunk in read_chunks(reading):
+        mark = b"/" + WHITEOUT.encode()
+        if mark in chunk or mark in end + chunk[:8]:
+            may_have_whiteouts = True
+        end = chunk[-8:]
+        yield chunk
+    if may_have_whiteouts:
+        refuse_whiteouts(store_paths)
     # Status 1: a file's inode changed meanwhile. Nix does that to files that it finds to be equal
     # (`auto-optimise-store`): it adds a link, and their bytes stay.
     expect_success(tar, command, (0, 1))

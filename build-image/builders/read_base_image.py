@@ -30,7 +30,7 @@ from posixpath import normpath
 
 from archives import CHUNK, read_chunks
 from attributes import fail, read_attributes, write_json
-from oci import LAYER_TYPE, blob_path
+from oci import LAYER_TYPE, WHITEOUT, blob_path
 from store import resolve
 
 INDEX_TYPES = (
@@ -43,8 +43,7 @@ INDEX_TYPES = (
 # plain tar.
 _COMPRESSIONS = {b"\x1f\x8b": ("+gzip", "gzip"), b"\x28\xb5": ("+zstd", "zstd")}
 
-WHITEOUT = ".wh."  # begins the name of a file that removes another one of the layers below
-OPAQUE = ".wh..wh..opq"  # removes all that the layers below have in its folder
+OPAQUE = ".wh..wh..opq"  # a whiteout of all that the layers below have in its folder
 
 
 class ImageError(ValueError):

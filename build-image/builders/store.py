@@ -41,4 +41,4 @@ def resolve(path: str, store_paths: set[str]) -> str | None:
             return None
         resolved = "" if target.startswith("/") else os.path.dirname(resolved)
         pending += target.split("/")[::-1]
-    return resolved
+    return resolved if resolved.startswith(store + "/") else None

@@ -154,6 +154,11 @@ class TestNames:
     def test_similar_names_are_suggested(self, nix, name, similar):
         assert nix.answer([name]).get("similar", {}).get(name) == similar
 
+    def test_ten_names_of_a_request_are_guessed(self, nix):
+        names = "bash curl git hello htop less nano nginx perl tree wget which".split()
+        similar = nix.answer([f"{name}q" for name in names])["similar"]
+        assert similar == {f"{name}q": [name] for name in names[:10]}
+
     def test_suggesting_names_takes_no_longer_in_a_larger_set(self, tmp_path):
         """As Nix counts its work; going through all names once is allowed for."""
 
@@ -231,6 +236,10 @@ class TestNames:
         assert (answer["error"], answer["pkgs"]) == ("not_found", [name])
         assert list(tmp_path.iterdir()) == []
 
+    def test_certificates_are_found_by_programs(self, nix):
+        variables = nix.image_of(["cacert"]).config["config"]["Env"]
+        assert variables == ["SSL_CERT_FILE=/etc/ssl/certs/ca-bundle.crt"]
+
     def test_dots_lead_into_sets(self, nix):
         image = nix.image_of(["python3Packages.six"], maxLayers=2)
         assert any(path.partition("-")[2].startswith("six-") for path in image.store_paths[0])
@@ -307,7 +316,9 @@ class TestNames:
     def test_who_asks_for_the_image_is_told_why(self, packages, names, sentence):
         assert sentence in packages.error(*packages.call(names), "-A", "image")
 
-    @pytest.mark.parametrize("attribute", ["layers", "explain", "cache"])
+    @pytest.mark.parametrize(
+        "attribute", ["layers", "groupedLayers", "explain", "picture", "cache"]
+    )
     def test_who_asks_for_what_an_image_has_is_told_why(self, nix, attribute):
         assert "error: no image: 'gti' was not" in nix.error(*nix.call(["gti"]), "-A", attribute)
 

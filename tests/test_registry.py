@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from nix import ROOT, Nix, attempt, run
+from registry import Source
 from registry_process import Registry, digest_at, docker_registry, free_port
 from served import Wrapper
 
@@ -140,6 +141,11 @@ def test_ranges(registry: Registry, wanted: str, status: int, slice_of: slice) -
     response, part = registry.get(address, Range=wanted)
     assert response.status == status
     assert part == whole[slice_of]
+    head, nothing = registry.get(address, "HEAD", Range=wanted)
+    assert (head.status, nothing) == (status, b"")
+    assert head.headers["Content-Length"] == str(len(part))
+    if status == 416:
+        assert response.headers["Content-Range"] == f"bytes */{len(whole)}"
     if status == 206:
         first, last, size = map(
             int, response.headers["Content-Range"][6:].replace("/", "-").split("-")
@@ -195,6 +201,7 @@ def test_a_build_that_fails(registry: Registry) -> None:
     (error,) = json.loads(body)["errors"]
     assert response.status == 500 and error["message"].endswith("exit code 3: last line")
     assert any("-failing.drv" in line for line in error["detail"])
+    assert len(error["detail"]) <= 50
 
 
 def test_a_build_that_times_out(registry: Registry, tmp_path: Path) -> None:
@@ -209,6 +216,8 @@ def test_what_is_not_there(registry: Registry) -> None:
     assert registry.error(f"/v2/hello/blobs/{digest}")[:2] == (404, "BLOB_UNKNOWN")
     assert registry.error("/")[0] == 400
     assert registry.error("/v2/hello/blobs/latest")[0] == 404
+    assert registry.error(f"/v2/{'a' * 255}/manifests/latest")[:2] == (404, "MANIFEST_UNKNOWN")
+    assert registry.error(f"/v2/{'a' * 256}/manifests/latest")[:2] == (400, "NAME_INVALID")
     assert registry.error("/v2/hello/manifests/sha256:0")[0] == 400
     assert registry.error("/v2/hello/tags/latest")[0] == 404
 
@@ -344,6 +353,24 @@ def test_a_damaged_state_file_is_ignored(registry: Registry, tmp_path: Path, tex
     with damaged.running():
         assert damaged.get("/v2/hello/manifests/latest")[0].status == 200
     assert "damaged-answer is no answer, and is ignored" in damaged.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("source", "tag", "given", "is_pinned"),
+    [
+        ("nixpkgs", "latest", None, True),
+        ("nixpkgs", "cbb5cf358f50aa6acc9efd6113b7bcfbc352cd73", "the tag", True),
+        ("nixpkgs", "cbb5cf358f50", "the tag", False),
+        ("nixpkgs", "nixos-25.05", "the tag", False),
+        ("path:/nix/store/x", "any", "/nix/store/x", True),
+        ("path:/nix/store/../../etc", "any", "/nix/store/../../etc", False),
+    ],
+)
+def test_what_a_tag_stands_for(source: str, tag: str, given: str | None, is_pinned: bool) -> None:
+    """Without the network there is no nixpkgs to pull from."""
+    read = Source(source, ["latest"])
+    assert read.arguments(tag).get("srcArgs") == (tag if given == "the tag" else given)
+    assert read.is_pinned(tag) == is_pinned
 
 
 def test_packages_that_cannot_change_are_evaluated_once(nix: Nix, tmp_path: Path) -> None:

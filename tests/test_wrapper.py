@@ -230,6 +230,19 @@ def test_store_paths_of_an_answer_stay_while_it_is_held(wrapper: Wrapper, tmp_pa
 # --------------------------------------------------------------------------------- where it runs
 
 
+def test_is_the_same_program_whatever_else_lies_in_the_folder(nix: Nix, tmp_path: Path) -> None:
+    tracked = run("git", "-C", ROOT, "ls-files", "*.nix", "*.py").stdout.splitlines()
+    for name in tracked:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    words = ("-A", "nixery-build-image", "--arg", "pkgs", f"import {nix.package_set} {{ }}")
+    derivation = run("nix-instantiate", tmp_path, *words).stdout
+    for name in ("build-image/__pycache__/x.pyc", "build-image-2/x", "x", "result/build-image/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert run("nix-instantiate", tmp_path, *words).stdout == derivation
+
+
 def copy_of_set(wrapper: Wrapper, folder: Path) -> Path:
     """Make `folder` a copy of the package set, with hard links where that can be."""
 

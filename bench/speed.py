@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measure how long grouping takes, and building images around it; draw the two charts that say it.
+"""Measure how long grouping takes, and building images around it.
 
     speed.py [--repeats N] [--largest PATHS] [--plots FOLDER] [GRAPH ...]
 
-Prints Markdown. Programs that are compared run in turn, `--repeats` times; a ratio is the median of
-those between neighbours, followed by the lowest and the highest. Times are those of whole processes
-with all their children.
+Prints Markdown, and with `--plots bench` draws the two charts there anew. Programs that are
+compared run in turn, `--repeats` times; a ratio is the median of those between neighbours, followed
+by the lowest and the highest. Times are those of whole processes with all their children.
 
 The first part times group_layers.py on graphs of many sizes and shapes (graphs.py), and on graphs
 that Nix has exported if any are named, beside programs that do less or the same: `json.load` of the
@@ -392,7 +392,8 @@ def measure_script(folder: Path, arguments: argparse.Namespace) -> None:
         bold=list(STRATEGIES),
         logarithmic=True,
     )
-    (arguments.plots / "speed-paths.svg").write_text(chart)
+    if arguments.plots is not None:
+        (arguments.plots / "speed-paths.svg").write_text(chart)
 
 
 # The image around it
@@ -642,7 +643,8 @@ def measure_images(folder: Path, arguments: argparse.Namespace, packages: str) -
         bold=list(lines)[:2],
         logarithmic=True,
     )
-    (arguments.plots / "speed-changes.svg").write_text(chart)
+    if arguments.plots is not None:
+        (arguments.plots / "speed-changes.svg").write_text(chart)
 
 
 def find_packages() -> str | None:
@@ -661,7 +663,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--repeats", metavar="N", type=int, default=7, help="runs of each (default: %(default)s)")
     add("--largest", metavar="PATHS", type=int, default=1_000_000, help="(default: %(default)s)")
-    add("--plots", metavar="FOLDER", type=Path, default=BENCH, help="where the charts go")
+    add("--plots", metavar="FOLDER", type=Path, help="draw charts there (default: none)")
     add("graphs", metavar="GRAPH", type=Path, nargs="*", help="a graph that Nix has exported")
     arguments = parser.parse_args(argv)
     # No cache is asked, and nothing is written beside the programs that run.

@@ -20,29 +20,40 @@ import group_layers  # noqa: E402
 import speed  # noqa: E402
 
 
-def test_report_where_neither_nix_nor_the_peers_can_be_had(tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python3").symlink_to(sys.executable)
+def report(folder: Path, *words: object) -> str:
+    """Return the report of speed.py where neither Nix nor the peers can be had."""
+    (folder / "bin").mkdir()
+    (folder / "bin/python3").symlink_to(sys.executable)
     environment = {
         **os.environ,
-        "PATH": str(tmp_path / "bin"),
-        "XDG_CACHE_HOME": str(tmp_path),
+        "PATH": str(folder / "bin"),
+        "XDG_CACHE_HOME": str(folder),
         "PIP_NO_INDEX": "1",
     }
     command = [sys.executable, BENCH / "speed.py", "--repeats", "1", "--largest", "100"]
     done = subprocess.run(
-        [*command, "--plots", tmp_path],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        [*command, *words], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "| 100 | nixery / json.load |" in done.stdout
-    assert "_Left out: networkx and igraph" in done.stdout
-    assert "_Left out: the image build" in done.stdout
+    return done.stdout
+
+
+def test_report_where_neither_nix_nor_the_peers_can_be_had(tmp_path: Path) -> None:
+    text = report(tmp_path, "--plots", tmp_path)
+    assert "| 100 | nixery / json.load |" in text
+    assert "_Left out: networkx and igraph" in text
+    assert "_Left out: the image build" in text
     chart = ElementTree.parse(tmp_path / "speed-paths.svg")
     assert "json.load" in [text.text for text in chart.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_no_chart_is_written_unless_asked_for(tmp_path: Path) -> None:
+    def charts() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in BENCH.glob("*.svg")}
+
+    before = charts()
+    report(tmp_path)
+    assert charts() == before
 
 
 @pytest.mark.parametrize("shape", graphs.SHAPES)

@@ -123,62 +123,22 @@ let
     tools = entriesFor buildSystem;
   };
 
-  # What nixpkgs refuses to evaluate unless its configuration allows it, so that this can be tried
-  # too.
-  refused =
-    self:
-    let
-      refuse =
-        allowed: reason: meta:
-        let
-          package = self.hello // {
-            name = "hello-${reason}-${self.hello.version}";
-            meta = self.hello.meta // meta;
-          };
-          refusal = throw "Package '${package.name}' is marked as ${reason}, refusing to evaluate.";
-        in
-        if allowed then
-          package
-        else
-          package
-          // {
-            outPath = refusal;
-            drvPath = refusal;
-          };
-    in
-    {
-      hello-broken = refuse (config.allowBroken or false) "broken" { broken = true; };
-      hello-insecure = refuse false "insecure" { knownVulnerabilities = [ "none, for trying" ]; };
-      hello-unfree = refuse (config.allowUnfree or false) "unfree" { unfree = true; };
-      hello-removed = throw "'hello-removed' has been removed";
-    };
-
   base =
     self:
     packages
-    // refused self
     // functions
     // {
       inherit lib config overlays;
       inherit (functions.stdenv) system;
-      path = ./.;
-      stdenvNoCC = self.stdenv;
+      pkgs = self;
+      callPackage = lib.callPackageWith self;
       buildPackages =
         if crossSystem == null then self else import ./. { inherit system config overlays; };
-      pkgsBuildBuild = self.buildPackages;
-      pkgsBuildHost = self.buildPackages;
       pkgsCross.aarch64-multiplatform = import ./. {
         inherit system config overlays;
         crossSystem = "aarch64-linux";
       };
-      pkgs = self;
-      callPackage = lib.callPackageWith self;
-      newScope = extra: lib.callPackageWith (self // extra);
       bashInteractive = self.bash;
-      python3Minimal = self.python3;
-      python311 = self.python3;
-      gitMinimal = self.git;
-      gitAndTools = { inherit (self) git; };
     };
 in
 lib.fix (lib.foldl' (f: overlay: lib.extends overlay f) base overlays)

@@ -1,35 +1,77 @@
-# What dev/demo and dev/test share: sourced, at the project's root. Afterwards Nix is there and can
-# build.
+# What dev/demo and dev/test share; sourced, at the project's root.
 
 say() {
   echo "${0##*/}: $*" >&2
 }
 
-# Install Debian packages.
-install() {
-  local sudo=()
-  if ! type -P apt-get >/dev/null; then
-    say "missing, and there is no apt-get to install them: $*"
-    exit 2
-  fi
-  say "installing $*"
-  ((UID == 0)) || sudo=(sudo)
-  "${sudo[@]}" apt-get -q update >&2
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get -q install --yes --no-install-recommends "$@" >&2
+fail() {
+  say "$@"
+  exit 2
 }
 
-# Install the Debian packages of missing programs: need PROGRAM:PACKAGE ...
-need() {
-  local each missing=()
-  for each in "$@"; do
-    PATH=$PATH:/usr/sbin type -P "${each%%:*}" >/dev/null || missing+=("${each##*:}")
+# Print the comment at the top of the program.
+print_help() {
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "dev/${0##*/}"
+}
+
+# Run a shell command as root, having said it, or say who can.
+run_as_root() {
+  local request="ask the administrator of this machine to run: $1"
+  ((UID == 0)) || type -P sudo >/dev/null || fail "$request"
+  say "installs up to 55 MB, as root: $1; CONTRIBUTING.md says how to remove it"
+  if ((UID == 0)); then
+    sh -c "$1" >&2 || fail "that failed"
+  else
+    sudo sh -c "$1" >&2 || fail "$request"
+  fi
+}
+
+# Tell whether this user can build in the Nix store; otherwise print what stands in the way.
+check_store() {
+  local socket=${NIX_DAEMON_SOCKET_PATH:-/nix/var/nix/daemon-socket/socket} user
+  user=$(id -un)
+  if ((UID == 0)) || [[ "${NIX_REMOTE:-daemon}" != daemon || -w "$socket" || -w /nix/store ]]; then
+    return
+  elif [[ -w /nix && ! -e /nix/store ]]; then
+    return # Nix makes the rest
+  elif [[ ! -e /nix ]]; then
+    echo missing
+  elif [[ ! -d "${socket%/*}" ]]; then
+    echo "/nix belongs to $(stat -c %U /nix), and no Nix daemon runs that would serve $user:" \
+      "use sudo dev/${0##*/}, or ask the administrator for nix-setup-systemd and the group nix-users"
+  elif getent group nix-users >/dev/null && ! id -Gn | grep -qw nix-users; then
+    echo "the Nix daemon serves the group nix-users only: ask the administrator of this machine to" \
+      "run: adduser $user nix-users; then log in again"
+  else
+    echo "the Nix daemon does not run: ask the administrator of this machine to start it"
+  fi
+}
+
+# Have Python, Nix and a store to build in, and the Debian packages given; or end with one line that
+# says what is missing. Packages that would start services are never installed.
+prepare() {
+  local folder obstacle command= missing=("$@")
+  for folder in /nix/var/nix/profiles/default ~/.local/state/nix/profile ~/.nix-profile; do
+    [[ ! -x $folder/bin/nix-build ]] || PATH=$folder/bin:$PATH
   done
-  ((${#missing[@]} == 0)) || install "${missing[@]}"
+  type -P python3 >/dev/null || missing+=(python3)
+  type -P nix-build >/dev/null || missing+=(nix-bin)
+  obstacle=$(check_store)
+  [[ "$obstacle" == "" || "$obstacle" == missing ]] || fail "$obstacle"
+  if ((${#missing[@]} > 0)); then
+    type -P apt-get >/dev/null || fail "missing, and there is no apt-get to install it: ${missing[*]}"
+    command="apt-get -q update && DEBIAN_FRONTEND=noninteractive"
+    command+=" apt-get -q install --yes --no-install-recommends ${missing[*]}"
+  fi
+  # A store that belongs to its only user needs no daemon.
+  [[ "$obstacle" != missing ]] ||
+    command+="${command:+ && }install --directory --owner=$(id -un) /nix"
+  [[ -z "$command" ]] || run_as_root "$command"
+  set_nix_config
 }
 
 # Tell whether nixpkgs and its binary cache answer within a few seconds.
-reach_nixpkgs() {
+has_nixpkgs() {
   python3 - <<'END' 2>/dev/null
 import urllib.request
 
@@ -38,18 +80,17 @@ for url in ("https://cache.nixos.org/nix-cache-info", "https://github.com/NixOS/
 END
 }
 
-# The second brings users to build as.
-type -P nix-build >/dev/null || install nix-bin nix-setup-systemd
-
-# Settings go on top of the machine's own, which stay as they are.
-if ! reach_nixpkgs; then
-  # Else each command waits for a cache that does not answer.
-  NIX_CONFIG="${NIX_CONFIG-}"$'\n'"substituters ="
-fi
-if ((UID == 0)) && [[ -z "${NIX_REMOTE-}" ]]; then
-  # Without a daemon, as in a container, there may be no users to build as, and the machine may not
-  # allow what sandboxes are made of.
-  getent group nixbld >/dev/null || NIX_CONFIG="${NIX_CONFIG-}"$'\n'"build-users-group ="
-  unshare --user true 2>/dev/null || NIX_CONFIG="${NIX_CONFIG-}"$'\n'"sandbox = false"
-fi
-export NIX_CONFIG
+# Add to the machine's own settings what Nix needs to build here.
+set_nix_config() {
+  if ! has_nixpkgs; then
+    # Else each command waits for a cache that does not answer.
+    NIX_CONFIG="${NIX_CONFIG-}"$'\n'"substituters ="
+  fi
+  if [[ -z "${NIX_REMOTE-}" && -w /nix/store || ! -e /nix/store ]]; then
+    # Without a daemon, as in a container, there may be no users to build as, and the machine may
+    # not allow what sandboxes are made of.
+    getent group nixbld >/dev/null || NIX_CONFIG="${NIX_CONFIG-}"$'\n'"build-users-group ="
+    unshare --user true 2>/dev/null || NIX_CONFIG="${NIX_CONFIG-}"$'\n'"sandbox = false"
+  fi
+  export NIX_CONFIG
+}

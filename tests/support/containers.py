@@ -53,6 +53,11 @@ class Container:
 
 def podman(storage: Path, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run podman with images and state below `storage`, in a way that works inside a container."""
+    # The machine may have no settings of podman's, which wants to be told whose images to take.
+    policy = storage / "home" / ".config" / "containers" / "policy.json"
+    policy.parent.mkdir(parents=True, exist_ok=True)
+    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    options["env"] = {**os.environ, "HOME": str(storage / "home")}
     words: list[object] = ["podman", "--root", storage / "root", "--runroot", storage / "run"]
     words += ["--tmpdir", storage / "tmp", "--storage-driver", "vfs"]
     words += ["--runtime", "runc", "--cgroup-manager", "cgroupfs"]

@@ -1,7 +1,8 @@
 # What other Nix code uses. `nix-build -A ATTRIBUTE` and the flake offer the same.
 {
-  # Package set with the contents' package functions, and with the tools in its `buildPackages`
-  pkgs ? import <nixpkgs> { },
+  # Package set with the contents' package functions, and with the tools in its `buildPackages`.
+  # A pinned nixpkgs by default: Debian's Nix, for one, has no channel.
+  pkgs ? import ./build-image/load-pkgs.nix { },
 }:
 let
   tools = pkgs.buildPackages;

@@ -5,7 +5,7 @@
 # rely on is told in nixery_build_image.py.
 {
   # Package set with Nix and Python
-  pkgs ? import <nixpkgs> { },
+  pkgs ? import ./load-pkgs.nix { },
 }:
 let
   # This folder and the program that its files run, at the same places as here

@@ -7,8 +7,8 @@
 #   docker load <"$(nix-build examples/base-image.nix -A archive --arg base ./debian.tar --no-out-link)"
 #   docker run --rm base-image
 {
-  # The package set: nixpkgs, or one that is like it
-  pkgs ? import <nixpkgs> { },
+  # The package set: the nixpkgs that this project is pinned to, or yours
+  pkgs ? import ../build-image/load-pkgs.nix { },
   # The image to build upon: an OCI image layout or an image archive
   base ? import ./environment.nix { inherit pkgs; },
 }:

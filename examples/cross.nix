@@ -4,8 +4,8 @@
 #   $(nix-build examples/cross.nix -A copyTo --no-out-link)/bin/copy-to docker://REGISTRY/cross
 #   docker run --rm REGISTRY/cross          # on an arm64 machine
 {
-  # The package set: nixpkgs, or one that is like it
-  pkgs ? import <nixpkgs> { },
+  # The package set: the nixpkgs that this project is pinned to, or yours
+  pkgs ? import ../build-image/load-pkgs.nix { },
 }:
 let
   arm = pkgs.pkgsCross.aarch64-multiplatform;

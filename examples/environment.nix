@@ -7,8 +7,8 @@
 #   $(nix-build examples/environment.nix -A stream --no-out-link) | docker load
 #   docker run --rm environment
 {
-  # The package set: nixpkgs, or one that is like it
-  pkgs ? import <nixpkgs> { },
+  # The package set: the nixpkgs that this project is pinned to, or yours
+  pkgs ? import ../build-image/load-pkgs.nix { },
 }:
 let
   nixery = import ../. { inherit pkgs; };

@@ -5,8 +5,8 @@
 #   docker run -d --rm -p 8080:80 nginx
 #   curl http://localhost:8080
 {
-  # The package set: nixpkgs, or one that is like it
-  pkgs ? import <nixpkgs> { },
+  # The package set: the nixpkgs that this project is pinned to, or yours
+  pkgs ? import ../build-image/load-pkgs.nix { },
 }:
 let
   nixery = import ../. { inherit pkgs; };

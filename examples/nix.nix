@@ -4,8 +4,8 @@
 #   docker load <"$(nix-build examples/nix.nix -A archive --no-out-link)"
 #   docker run -it --rm nix
 {
-  # The package set: nixpkgs, or one that is like it
-  pkgs ? import <nixpkgs> { },
+  # The package set: the nixpkgs that this project is pinned to, or yours
+  pkgs ? import ../build-image/load-pkgs.nix { },
 }:
 let
   nixery = import ../. { inherit pkgs; };

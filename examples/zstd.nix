@@ -3,8 +3,8 @@
 #
 #   $(nix-build examples/zstd.nix -A copyTo --no-out-link)/bin/copy-to docker://REGISTRY/zstd
 {
-  # The package set: nixpkgs, or one that is like it
-  pkgs ? import <nixpkgs> { },
+  # The package set: the nixpkgs that this project is pinned to, or yours
+  pkgs ? import ../build-image/load-pkgs.nix { },
 }:
 let
   nixery = import ../. { inherit pkgs; };

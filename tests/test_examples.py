@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,13 +26,22 @@ CAPABILITIES = """
 """.split()
 
 
+@pytest.fixture(scope="module")
+def project(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project, with the package set of the tests in place of nixpkgs."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ["build-image", "examples", "default.nix", "group_layers.py"]:
+        run("cp", "--recursive", ROOT / name, folder)
+    (folder / "build-image" / "load-pkgs.nix").write_text(f"_: import {nix.package_set} {{ }}\n")
+    return folder
+
+
 @pytest.fixture
-def build(nix: Nix) -> Callable[..., Path]:
-    """Build an example, as somebody with nixpkgs would; further words go to nix-build."""
+def build(nix: Nix, project: Path) -> Callable[..., Path]:
+    """Build an example, without a channel; further words go to nix-build."""
 
     def build(name: str, *arguments: object) -> Path:
-        file = ROOT / "examples" / f"{name}.nix"
-        return nix.build(file, "-I", f"nixpkgs={nix.package_set}", *arguments).path
+        return nix.build(project / "examples" / f"{name}.nix", *arguments).path
 
     return build
 
@@ -71,12 +83,21 @@ def test_every_example_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_first_lines_name_their_file(name: str) -> None:
+def test_first_lines_have_commands_that_build_it(
+    name: str, project: Path, build: Callable[..., Path]
+) -> None:
     text = (ROOT / "examples" / f"{name}.nix").read_text()
     comment = text.partition("\n{\n")[0]
     assert all(line.startswith("#") for line in comment.splitlines())
-    assert f"nix-build examples/{name}.nix -A " in comment
     assert f'name = "{name}";' in text
+    commands = re.findall(r"nix-build examples/[^)]+", comment)
+    assert commands and all(f"examples/{name}.nix -A " in command for command in commands)
+    if name == "cross":
+        return  # the package set can't compile for another machine
+    if name == "base-image":  # what the command above it writes, from another image
+        shutil.copy(build("environment", "-A", "archive"), project / "debian.tar")
+    for command in commands:
+        run(*shlex.split(command), cwd=project)
 
 
 def test_shell(unpack: Callable[..., Container]) -> None:
@@ -197,10 +218,10 @@ def test_layers(unpack: Callable[..., Container], build: Callable[..., Path]) ->
     assert given[3:5] == ["2", "given"]
 
 
-def test_cross(build: Callable[..., Path]) -> None:
+def test_cross(build: Callable[..., Path], nix: Nix) -> None:
     """The package set can't compile for another machine; a text stands for the program."""
     overlay = '(_: prev: { hello = prev.writeTextDir "bin/hello" "a program for arm64"; })'
-    packages = f"import <nixpkgs> {{ overlays = [ {overlay} ]; }}"
+    packages = f"import {nix.package_set} {{ overlays = [ {overlay} ]; }}"
     image = Image(build("cross", "--arg", "pkgs", packages))
     assert image.descriptor["platform"] == {"os": "linux", "architecture": "arm64"}
     assert (image.config["os"], image.config["architecture"]) == ("linux", "arm64")

@@ -156,6 +156,8 @@ let
         zstd = "${tools.zstd}/bin/zstd";
       };
 
+  baseDescription = if base == null then null else base.description;
+
   commands = extraCommands != "" || fakeRootCommands != "";
   root = runBuilder "link_contents" {
     name = "image-root.tar";
@@ -177,6 +179,7 @@ let
     name = "nix-database.tar";
     exportReferencesGraph.closure = roots ++ [ root ] ++ concatLists groups;
     leftOut = [ "${root}" ] ++ references;
+    inherit base baseDescription;
     nixStore = "${tools.nix}/bin/nix-store";
     tar = "${tools.gnutar}/bin/tar";
     inherit
@@ -211,7 +214,7 @@ let
       popularity
       packing
       ;
-    base = if base == null then null else base.description;
+    base = baseDescription;
     archives = (if includeNixDB then [ "${database}" ] else [ ]) ++ [ "${root}" ];
   };
 

@@ -63,11 +63,15 @@ let
   plan = builtins.fromJSON (builtins.unsafeDiscardStringContext (builtins.readFile groupedLayers));
   withContext = path: builtins.appendContext path { ${path}.path = true; };
 
-  # A name that tells the build log what is packed, and no more than the contents tell.
+  # A name that tells the build log what is packed, and no more than the contents tell. It can't be a
+  # derivation's, which a container with Nix may well have.
   nameLayer =
     paths:
+    let
+      storeName = builtins.substring 33 150 (baseNameOf (builtins.head paths));
+    in
     if builtins.length paths == 1 then
-      "layer-" + builtins.substring 33 150 (baseNameOf (builtins.head paths))
+      "layer-" + builtins.replaceStrings [ ".drv" ] [ "-drv" ] storeName
     else
       "layer-of-${toString (builtins.length paths)}-paths";
 

@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 import pytest
 
 from containers import PODMAN_RUN, Container, podman
+from layouts import Layout, make_tar
 from nix import ROOT, Image, Nix, attempt, run
 
 # Two small packages that refer to nothing, as Nix text.
@@ -306,6 +307,12 @@ class TestLayers:
         )
         groups = [{path.partition("-")[2] for path in layer} for layer in image.store_paths]
         assert {"one", "two"} in groups
+
+    def test_derivation_itself_can_be_in_a_layer(self, nix):
+        """What `pkgs.hello.drvPath` names without the outputs; alone in its layer."""
+        derivation = "builtins.unsafeDiscardOutputDependency pkgs.hello.drvPath"
+        image = nix.image(f"{{ contents = {ONE}; layers = [ [ ({derivation}) ] ]; }}")
+        assert any(path.endswith(".drv") for path in packed_paths(image))
 
     def test_group_brings_what_it_names_into_the_image_without_links(self, nix):
         image = nix.image(f"{{ contents = [ {ONE} ]; layers = [ [ pkgs.hello ] ]; }}")
@@ -633,6 +640,46 @@ class TestDatabase:
         assert {path.name for path in store.iterdir()} - {".links"} == before
 
 
+class TestDatabaseUponABase:
+    BASE = 'buildImage {{ name = "below"; contents = [ pkgs.jq ]; includeNixDB = {}; }}'
+
+    def test_garbage_collection_leaves_the_store_paths_of_the_base(self, nix, tmp_path):
+        base = self.BASE.format("true")
+        contents = "[ pkgs.nix pkgs.coreutils binSh fakeNss ]"
+        image = nix.image(f"{{ fromImage = {base}; contents = {contents}; includeNixDB = true; }}")
+        container = Container.of(image, tmp_path / "bundle")
+        environment = {"PATH": "/bin", "HOME": "/tmp", "NIX_REMOTE": ""}
+        done = container.bwrap("/bin/nix-collect-garbage", **environment)
+        assert done.returncode == 0, done.stderr
+        store = container.rootfs / "nix" / "store"
+        wanted = nix.closure(nix.package("jq"), nix.package("nix"))
+        assert {os.path.basename(path) for path in wanted} <= {
+            path.name for path in store.iterdir()
+        }
+        done = container.bwrap("/bin/nix-store", "--verify", "--check-contents", **environment)
+        assert done.returncode == 0 and "error" not in done.stderr, done.stderr
+        query = container.bwrap(
+            "/bin/nix-store", "--query", "--requisites", nix.package("jq"), **environment
+        )
+        assert set(query.stdout.split()) == nix.closure(nix.package("jq"))
+        assert container.bwrap("/bin/jq", "--version").returncode == 0
+
+    def test_without_a_database_in_the_base_is_one_line(self, nix):
+        base = self.BASE.format("false")
+        error = nix.image_error(f"{{ fromImage = {base}; includeNixDB = true; }}")
+        assert re.search("error: includeNixDB: fromImage has no Nix database that knows /", error)
+        # Where the image has the same store paths itself, nothing is unknown.
+        known = f"{{ fromImage = {base}; includeNixDB = true; contents = pkgs.jq; }}"
+        assert nix.image(known).digests
+
+    def test_of_no_database_is_one_line(self, nix, tmp_path):
+        layout = Layout(tmp_path / "layout")
+        folders = ["nix/", "nix/store/", f"nix/store/{'0' * 32}-x", "nix/var/nix/db/db.sqlite"]
+        layout.write_image(make_tar(*folders))
+        error = nix.image_error(f"{{ fromImage = {layout.folder}; includeNixDB = true; }}")
+        assert "error: fromImage has a Nix database that can't be read: " in error
+
+
 class TestBaseImage:
     """An image made elsewhere, here by umoci, from nothing, in two layers."""
 
@@ -710,6 +757,17 @@ class TestBaseImage:
         assert image.digests[: len(image.digests) - 2] == (
             nix.image("{ contents = pkgs.hello; }").digests
         )
+
+    def test_groups_pack_no_store_path_that_the_base_has(self, nix):
+        below = 'buildImage { name = "below"; contents = pkgs.hello; }'
+        group = f"layers = [ [ pkgs.hello {ONE} ] ];"
+        image = nix.image(f"{{ fromImage = {below}; {group} }}")
+        paths = packed_paths(image)
+        assert len(paths) == len(set(paths))
+        assert [[path.partition("-")[2] for path in layer] for layer in image.store_paths[-2:]] == [
+            ["one"],
+            [],
+        ]
 
     def test_layers_of_the_base_count_for_the_limit(self, nix, base):
         contents = f"contents = [ {ONE} {TWO} pkgs.hello ];"

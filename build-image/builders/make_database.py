@@ -4,16 +4,22 @@ Attributes: `exportReferencesGraph.closure`, the closure; `leftOut`, paths of it
 the image; `nixStore`, `tar`, programs; `storeDir`; `mtime`, in seconds; `owner`, `group`, NAME:ID
 each. Writes an uncompressed archive with `nix/var/nix` as `out`. Its garbage collector roots keep
 all that is in the image, or `nix-collect-garbage` in a container would delete Nix itself.
+
+`base`, the folder that read_base_image.py wrote, and `baseDescription`, or null: what the base's
+own database says of its store paths is taken over.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sqlite3
 import subprocess
+from contextlib import closing
 
 from archives import tar_command
-from attributes import fail, read_attributes
+from attributes import fail, read_attributes, read_json
 
 
 def registration(entries: list[dict], left_out: list[str]) -> str:
@@ -39,9 +45,57 @@ def find_roots(entries: list[dict], left_out: list[str]) -> list[str]:
     return [entry["path"] for entry in kept if entry["path"] not in needed]
 
 
+def read_database(file: str) -> list[dict]:
+    """Return the entries of a Nix database, as exportReferencesGraph has them.
+
+    Ends the build with one line when it is none, or not a right one.
+    """
+    shutil.copyfile(file, "base.sqlite")  # SQLite writes beside the file that it reads
+    try:
+        with closing(sqlite3.connect("base.sqlite")) as database:
+            rows = database.execute("select id, path, hash, narSize from ValidPaths").fetchall()
+            references = database.execute("select referrer, reference from Refs").fetchall()
+    except sqlite3.Error as error:
+        fail(f"fromImage has a Nix database that can't be read: {error}")
+    entries = {
+        number: {"path": path, "narHash": nar_hash, "narSize": size, "references": []}
+        for number, path, nar_hash, size in rows
+        if re.fullmatch("sha256:[0-9a-f]{64}", str(nar_hash)) and isinstance(size, int)
+    }
+    for referrer, reference in references:
+        if referrer in entries and reference in entries:
+            entries[referrer]["references"].append(entries[reference]["path"])
+    return list(entries.values())
+
+
+def find_base_entries(attributes: dict, closure: list[dict]) -> list[dict]:
+    """Return the entries of the store paths that only the base image has.
+
+    Ends the build with one line when nobody knows them: they would be garbage in a container.
+    """
+    there = {entry["path"] for entry in closure}
+    layers = read_json(attributes["baseDescription"])
+    wanted = {path for layer in layers for path in layer["storePaths"]} - there
+    database = os.path.join(attributes["base"], "db.sqlite")
+    known = read_database(database) if wanted and os.path.exists(database) else []
+    found = [entry for entry in known if entry["path"] in wanted]
+    if missing := sorted(wanted.difference(entry["path"] for entry in found)):
+        fail(
+            f"includeNixDB: fromImage has no Nix database that knows {missing[0]}: build it with "
+            "includeNixDB as well"
+        )
+    there |= wanted
+    return [
+        {**entry, "references": sorted(there.intersection(entry["references"]))} for entry in found
+    ]
+
+
 def main() -> None:
     attributes = read_attributes()
     os.umask(0o022)
+    entries = attributes["closure"]
+    if attributes["base"]:
+        entries = entries + find_base_entries(attributes, entries)
     environment = {
         "HOME": os.getcwd(),
         "NIX_STATE_DIR": os.path.abspath("state"),
@@ -52,7 +106,7 @@ def main() -> None:
         "USER": "nobody",
     }
     # The paths are not checked: this is the database of another machine.
-    text = registration(attributes["closure"], attributes["leftOut"])
+    text = registration(entries, attributes["leftOut"])
     command = [attributes["nixStore"], "--option", "build-users-group", "", "--load-db"]
     done = subprocess.run(command, input=text.encode(), env=environment, check=False)
     if done.returncode != 0:
@@ -69,7 +123,7 @@ def main() -> None:
         os.makedirs(os.path.join("root/nix/var/nix", folder))
     for name in ("db.sqlite", "schema"):
         os.rename(f"state/db/{name}", f"root/nix/var/nix/db/{name}")
-    for path in find_roots(attributes["closure"], attributes["leftOut"]):
+    for path in find_roots(entries, attributes["leftOut"]):
         os.symlink(path, f"root/nix/var/nix/gcroots/image/{os.path.basename(path)}")
     how = [attributes[name] for name in ("tar", "mtime", "owner", "group")]
     archive = [*tar_command(*how), "--blocking-factor=1", "--file", attributes["outputs"]["out"]]

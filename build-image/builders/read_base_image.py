@@ -7,7 +7,8 @@ Attributes: `fromImage`, a folder or a file; `exportReferencesGraph.closure`, it
 `architecture`, to choose from an image for several; `skopeo`, `gzip`, `zstd`, programs;
 `storeDir`. Writes
 
-    out          a folder with the blobs, or links to them
+    out          a folder with the blobs, or links to them; and the base's Nix database, if it has
+                 one, as db.sqlite
     description  its layers, as pack_layer.py describes layers, with their annotations
     image        {"config", "history", "layerCount", "digest"}: configuration of the container,
                  history with an entry for each layer, number of layers, digest of the manifest
@@ -22,6 +23,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from collections import Counter
@@ -43,6 +45,7 @@ INDEX_TYPES = (
 # plain tar.
 _COMPRESSIONS = {b"\x1f\x8b": ("+gzip", "gzip"), b"\x28\xb5": ("+zstd", "zstd")}
 
+DATABASE = "/nix/var/nix/db/db.sqlite"
 OPAQUE = ".wh..wh..opq"  # a whiteout of all that the layers below have in its folder
 
 
@@ -170,14 +173,18 @@ class Archive:
         return data
 
 
-def read_archive(chunks: Iterator[bytes]) -> tuple[list[tuple[str, bool]], str]:
+def read_archive(chunks: Iterator[bytes], out: str) -> tuple[list[tuple[str, bool]], str]:
     """Return the files in a tar archive, each with whether it is a folder, and the diff id.
 
-    Raises tarfile.TarError.
+    A Nix database among them is written into the folder `out`. Raises tarfile.TarError.
     """
-    archive = Archive(chunks)
+    archive, names = Archive(chunks), []
     with tarfile.open(fileobj=archive, mode="r|", bufsize=CHUNK) as members:
-        names = [(normpath("/" + member.name), member.isdir()) for member in members]
+        for member in members:
+            names.append((normpath("/" + member.name), member.isdir()))
+            if names[-1][0] == DATABASE and member.isreg():
+                with open(os.path.join(out, "db.sqlite"), "wb") as database:
+                    shutil.copyfileobj(members.extractfile(member), database)
     while archive.read(CHUNK):
         pass
     return names, "sha256:" + archive.sha256.hexdigest()
@@ -222,7 +229,7 @@ def read_layers(
         with open(blob, "rb") as file:
             ending, program = _COMPRESSIONS.get(file.read(2), ("", None))
         chunks = decompress(blob, program and attributes[program])
-        found, actual = read_archive(chunks)
+        found, actual = read_archive(chunks, attributes["outputs"]["out"])
         if actual != diff_id:
             raise ImageError(f"the layer {descriptor['digest']} has another diff id: {actual}")
         names.append(found)
@@ -274,9 +281,9 @@ def read_image(layout: Layout, attributes: dict) -> None:
     layer_count = len(field(manifest, "layers", list))
     config = layout.read_json(field(manifest, "config", dict))
     diff_ids = check_config(config, architecture, layer_count)
+    os.makedirs(outputs["out"], exist_ok=True)
     layers = read_layers(layout, manifest, diff_ids, attributes)
-    if not os.path.exists(outputs["out"]):
-        os.mkdir(outputs["out"])
+    if layout.folder != outputs["out"]:
         for digest, blob in {layer["digest"]: layer["path"] for layer in layers}.items():
             os.symlink(blob, os.path.join(outputs["out"], digest))
     write_json(outputs["description"], layers)

@@ -1,14 +1,17 @@
-# The images that speed.py times: programs of the small package set, and packages made here.
+# The images that speed.py and push.py time: programs of the small package set, and packages made
+# here.
 {
   # Folder of the small package set (dev/packages/fetch)
   set,
-  # "small" or "large": some 50 or 500 store paths
+  # "small" or "large": some 50 or 500 store paths; "application": 98, on git, python3 and nginx
   size ? "small",
   # Which packages to have: { bytes = revision; }, both strings. Another revision is another path.
   revisions ? { },
   # Arguments of the image
   mtime ? "1970-01-01T00:00:01Z",
   importFromDerivation ? true,
+  # A checkout of nixpkgs, whose dockerTools are run beside: the folder
+  nixpkgs ? null,
 }:
 let
   pkgs = import set { };
@@ -44,14 +47,22 @@ let
   steps = [ 2 5 10 20 50 100 200 500 1000 ];
   mixed = number: builtins.elemAt steps (number * 4 - number * 4 / 9 * 9) * 1000 + number;
   filler = madePackages "filler" "only" (builtins.genList mixed 310);
-  fifths = builtins.genList (number: filler."package${toString (number * 5 + 4)}") 62;
+  fifths = count: builtins.genList (number: filler."package${toString (number * 5 + 4)}") count;
 
   names = builtins.attrNames (builtins.fromJSON (builtins.readFile (set + "/index.json"))).programs;
   named = name: pkgs.lib.attrByPath (pkgs.lib.splitString "." name) null pkgs;
 
-  contents =
-    changing
-    ++ (if size == "small" then [ pkgs.git ] else map named names ++ fifths);
+  chosen = {
+    small = [ pkgs.git ];
+    large = map named names ++ fifths 62;
+    application = [
+      pkgs.git
+      pkgs.python3
+      pkgs.nginx
+    ]
+    ++ fifths 8;
+  };
+  contents = changing ++ chosen.${size};
 in
 {
   # What an expression comes to that only names the packages
@@ -62,9 +73,17 @@ in
     inherit contents mtime importFromDerivation;
   };
 
+  stream = import ./dockertools.nix { inherit pkgs nixpkgs contents; };
+
+  # What speed.py runs beside the image's builders, then what those run
   tools = [
     pkgs.gnutar
     pkgs.gzip
     pkgs.pigz
+    pkgs.bash
+    pkgs.coreutils
+    pkgs.libdeflate
+    pkgs.python3
+    pkgs.skopeo
   ];
 }

@@ -507,7 +507,7 @@ def measure_cold(builder: Builder, size: str, revisions: dict, repeats: int, fol
     packages = run(command).output.split()
     paths = sorted(run(["nix-store", "--query", "--requisites", *packages]).output.split())
     closure.write_text("\n".join(paths))
-    tar, gzip, pigz = run(builder.command("nix-build", "tools", size, {})).output.split()
+    tar, gzip, pigz, *_ = run(builder.command("nix-build", "tools", size, {})).output.split()
     archive = f"{tar}/bin/tar --create --absolute-names --files-from={closure}"
     out = folder / "archive"
 

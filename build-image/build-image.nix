@@ -187,6 +187,9 @@ let
         popularity;
   };
 
+  # A machine that asks for the answer needs that besides what the image needs.
+  cache = tools.writeText "cache" "${image.cache}\n${image.answer}\n";
+
   # What the client asked for and cannot have is an answer as well, docs/registry.md says in which
   # form. Servers know `not_found` and no other word.
   inherit (found) missing similar;
@@ -232,6 +235,6 @@ if unknownArguments != [ ] then
 else if names == [ ] && contents == [ ] then
   throw "packages is empty: name at least one package, as in '[\"git\"]'"
 else if missing == [ ] then
-  image.answer // intersectAttrs offered (image // { inherit image; })
+  image.answer // intersectAttrs offered (image // { inherit image cache; })
 else
   tools.writeText "answer.json" (toJSON errorAnswer) // offered

@@ -249,33 +249,17 @@ let
   # them, of the derivations in `layers`, whose outputs they are, but for those of a base image.
   documents = runBuilder "describe_image" (ingredients // { name = "image-documents"; });
 
-  archiveCommand = [
-    "${tools.gnutar}/bin/tar"
-    "--create"
-    "--format=gnu"
-    "--dereference"
-    "--sort=name"
-    "--mtime=@1"
-    "--owner=root:0"
-    "--group=root:0"
-    # Folders of the store are read-only: whoever is not root could not unpack files into them.
-    "--mode=u+w"
-    "--directory=${image}"
-    "oci-layout"
-    "index.json"
-    "manifest.json"
-    "blobs"
-  ];
-
-  image = runBuilder "lay_out_image" {
-    name = "${shortName}-image";
-    imageName = name;
+  outputs = import ./layout.nix { inherit tools runBuilder; } {
+    inherit
+      name
+      documents
+      packed
+      architecture
+      ;
     tag = imageTag;
-    inherit architecture documents;
-    blobs = packed;
   };
 in
-image
+outputs.layout
 // passthru
 // {
   inherit meta passthru imageTag;
@@ -291,7 +275,9 @@ image
 
   inherit (layered) layers groupedLayers picture;
   inherit (layered.groupedLayers) explain;
-  inherit documents;
+  # For an index that this image is in
+  inherit documents packed architecture;
+  platform = "linux/${architecture}${if variant == "" then "" else "/${variant}"}";
 
   # What a registry server needs: the manifest, and where the blobs are.
   answer = runBuilder "write_answer" {
@@ -301,36 +287,20 @@ image
     blobs = packed;
   };
 
-  # The image as one file that can be carried away: an OCI archive that `docker load` reads, too.
-  archive = runBuilder "capture_output" {
-    name = "${shortName}.tar";
-    command = archiveCommand;
-    unsafeDiscardReferences.out = true;
-  };
+  inherit (outputs) archive stream copyTo;
 
-  # A script that writes the same file to standard output.
-  stream = tools.writeShellScript "stream-${shortName}" ''
-    exec ${concatStringsSep " " archiveCommand}
-  '';
-
-  # `copy-to DESTINATION [OPTION ...]`: skopeo, which pushes only what is missing there.
-  copyTo = tools.writeShellScriptBin "copy-to" ''
-    if (($# == 0)); then
-      echo "usage: copy-to DESTINATION [OPTION ...], as in: copy-to docker://localhost:5000/image" >&2
-      exit 2
-    fi
-    exec ${tools.skopeo}/bin/skopeo --insecure-policy copy "''${@:2}" oci:${image}:${imageTag} "$1"
-  '';
-
-  # What another machine needs besides the layers' own store paths to have this image without
-  # building anything: copy its closure to a binary cache.
+  # What other machines need besides the packages to have this image without building anything, and
+  # the next one without packing layers that both have: copy its closure to a binary cache.
   cache = tools.writeText "${shortName}-cache" (
     concatStringsSep "\n" (
-      map toString [
-        image
-        documents
-        layered.groupedLayers
-      ]
+      map toString (
+        [
+          outputs.layout
+          outputs.copyTo
+          layered.groupedLayers
+        ]
+        ++ ingredients.descriptions
+      )
     )
   );
 }

@@ -7,13 +7,8 @@ import json
 import os
 import re
 import shutil
-import socket
 import stat
-import subprocess
 import tarfile
-import time
-import urllib.request
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from xml.etree import ElementTree
@@ -892,79 +887,6 @@ class TestForms:
         derivations = [file for file in files if own.fullmatch(file)]
         assert len(derivations) >= 9
         run("nix-store", "--realise", "--check", "--option", "sandbox", "true", *derivations)
-
-    @pytest.mark.parametrize("kind", ["oci", "docker-archive"])
-    def test_copy_to_copies_with_skopeo(self, runnable, tmp_path, kind):
-        run(runnable["copyTo"], f"{kind}:{tmp_path}/there:name:v1", "--quiet")
-        run(
-            *("skopeo", "--insecure-policy", "copy"),
-            f"{kind}:{tmp_path}/there:name:v1",
-            f"oci:{tmp_path}/back:v1",
-        )
-        assert Image(tmp_path / "back").config["rootfs"] == runnable["image"].config["rootfs"]
-
-
-class TestRegistry:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def registry(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-        """Debian's docker-registry; yields its address and its log."""
-        folder = tmp_path_factory.mktemp("registry")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        (folder / "config.yml").write_text(
-            f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
-            f"http: {{addr: '{address}'}}\n"
-        )
-        log = folder / "log"
-        with log.open("wb") as output:
-            command = ["docker-registry", "serve", folder / "config.yml"]
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            for _ in range(100):
-                try:
-                    urllib.request.urlopen(f"http://{address}/v2/")
-                    break
-                except OSError:
-                    assert process.poll() is None, log.read_text()
-                    time.sleep(0.1)
-            yield address, log
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-    def test_has_the_image_with_equal_digests_and_is_sent_nothing_twice(
-        self, runnable, registry, tmp_path
-    ):
-        address, log = registry
-        image, there = runnable["image"], f"docker://{address}/where/am-i:v1"
-        run(runnable["copyTo"], there, "--dest-tls-verify=false")
-        assert uploads(log) == len(set(image.digests)) + 1
-        run(
-            *("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false"),
-            *(there, f"oci:{tmp_path}/back:v1"),
-        )
-        assert Image(tmp_path / "back").descriptor["digest"] == image.descriptor["digest"]
-        before = uploads(log)
-        run(runnable["copyTo"], there, "--dest-tls-verify=false")
-        assert uploads(log) == before
-
-    def test_is_sent_only_the_layers_that_it_lacks(self, nix, registry):
-        address, log = registry
-        there = f"docker://{address}/grows"
-        small = nix.build_image("{ contents = [ pkgs.hello ]; }", "copyTo").path
-        run(small / "bin" / "copy-to", f"{there}:1", "--dest-tls-verify=false")
-        before = uploads(log)
-        large = nix.build_image(f"{{ contents = [ pkgs.hello {ONE} ]; }}", "copyTo").path
-        run(large / "bin" / "copy-to", f"{there}:2", "--dest-tls-verify=false")
-        # The new package, the root's links and the configuration.
-        assert uploads(log) == before + 3
-
-
-def uploads(log: Path) -> int:
-    """Return how many blobs were uploaded to a registry, by its log of requests."""
-    return len(re.findall(r'"PUT /v2/\S+/blobs/uploads/', log.read_text()))
 
 
 class TestContainers:

@@ -92,6 +92,12 @@ class Wrapper:
 TOOLS = ("bash", "coreutils", "gnutar", "jq", "hello", "libdeflate", "nix", "python3", "tree")
 
 
+def with_store(folder: Path, *words: object) -> list[str]:
+    """Return the command line that runs `words` where the folder's `nix` is in place of /nix."""
+    inside = f'mount --bind {folder}/nix /nix && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", inside, "sh", *map(str, words)]
+
+
 class OwnStore:
     """A Nix store of its own, which commands see in place of /nix: its garbage can be collected.
 
@@ -115,8 +121,7 @@ class OwnStore:
 
     def command(self, *words: object) -> list[str]:
         """Return the command line that runs `words` with this store."""
-        inside = f'mount --bind {self.folder}/nix /nix && exec "$@"'
-        return ["unshare", "--mount", "sh", "-c", inside, "sh", *map(str, words)]
+        return with_store(self.folder, *words)
 
     @property
     def environment(self) -> dict[str, str]:

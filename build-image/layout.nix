@@ -1,0 +1,80 @@
+# The documents and layers of an image, or of an image index -> an OCI image layout, and the other
+# ways out of the store: an archive, a stream, and the program that pushes.
+{
+  # The package set with the tools, for the machine that builds
+  tools,
+  # Makes derivations of programs (builders/default.nix)
+  runBuilder,
+}:
+{
+  # Name and tag of the image
+  name,
+  tag,
+  # Folder that describe_image.py or describe_index.py has written
+  documents,
+  # Derivations whose outputs hold the layers
+  packed,
+  # Architecture of the image; of an index, the one whose image `docker load` takes
+  architecture,
+}:
+let
+  inherit (builtins) concatStringsSep toJSON unsafeDiscardStringContext;
+
+  # In names of the store
+  shortName = builtins.substring 0 100 (baseNameOf name);
+
+  layout = runBuilder "lay_out_image" {
+    name = "${shortName}-image";
+    imageName = name;
+    inherit tag architecture documents;
+    blobs = packed;
+  };
+
+  archiveCommand = [
+    "${tools.gnutar}/bin/tar"
+    "--create"
+    "--format=gnu"
+    "--dereference"
+    "--sort=name"
+    "--mtime=@1"
+    "--owner=root:0"
+    "--group=root:0"
+    # Folders of the store are read-only: whoever is not root could not unpack files into them.
+    "--mode=u+w"
+    "--directory=${layout}"
+    "oci-layout"
+    "index.json"
+    "manifest.json"
+    "blobs"
+  ];
+
+  # Without context: the program that pushes needs a layer only where the registry lacks it, and
+  # has Nix realise it then.
+  derivations = builtins.listToAttrs (
+    map (layer: {
+      name = unsafeDiscardStringContext layer.outPath;
+      value = unsafeDiscardStringContext layer.drvPath;
+    }) packed
+  );
+in
+{
+  inherit layout;
+
+  # The image as one file that can be carried away: an OCI archive that `docker load` reads, too.
+  archive = runBuilder "capture_output" {
+    name = "${shortName}.tar";
+    command = archiveCommand;
+    unsafeDiscardReferences.out = true;
+  };
+
+  # A script that writes the same file to standard output.
+  stream = tools.writeShellScript "stream-${shortName}" ''
+    exec ${concatStringsSep " " archiveCommand}
+  '';
+
+  # `copy-to DESTINATION ... [OPTION ...]`: sends what is missing there; see copy_to.py.
+  copyTo = tools.writeShellScriptBin "copy-to" ''
+    exec ${tools.python3}/bin/python3 -BEsS ${./copy_to.py} ${tools.skopeo}/bin/skopeo \
+      ${documents} '${toJSON derivations}' "$@"
+  '';
+}

@@ -1,0 +1,197 @@
+"""The program that pushes: what it sends, what it says, and what a machine needs for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docker_registry import DockerRegistry, run_registry
+from nix import Image, Nix, attempt, run
+from served import with_store
+
+PLAIN = "--dest-tls-verify=false"
+TWO = '{ name = "two"; contents = [ pkgs.hello pkgs.tzdata ]; }'
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    with run_registry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def image(nix: Nix) -> Image:
+    return nix.image(TWO)
+
+
+@pytest.fixture(scope="module")
+def copy_to(nix: Nix) -> Path:
+    """The program that pushes `image`."""
+    return nix.build_image(TWO, "copyTo").path / "bin" / "copy-to"
+
+
+class TestSending:
+    def test_has_the_image_with_equal_digests_and_is_sent_nothing_twice(
+        self, image, copy_to, registry, tmp_path
+    ):
+        there = registry.reference("two:v1")
+        done = run(copy_to, there, PLAIN)
+        assert done.stdout == image.descriptor["digest"] + "\n"
+        assert registry.uploads == len(set(image.digests)) + 1
+        copy = ["skopeo", "--insecure-policy", "copy", "--src-tls-verify=false"]
+        run(*copy, there, f"oci:{tmp_path}/back:v1")
+        assert Image(tmp_path / "back").descriptor["digest"] == image.descriptor["digest"]
+
+        before = registry.uploads
+        done = run(copy_to, there, PLAIN)
+        assert done.stdout == image.descriptor["digest"] + "\n"
+        assert registry.uploads == before
+        assert f"sent 0 of {len(image.digests)} layers" in done.stderr
+
+    def test_is_sent_only_the_layers_that_it_lacks(self, nix, registry):
+        there = registry.reference("grows")
+        small = nix.build_image("{ contents = [ pkgs.hello ]; }", "copyTo").path
+        run(small / "bin" / "copy-to", f"{there}:1", PLAIN)
+        before = registry.uploads
+        large = nix.build_image("{ contents = [ pkgs.hello pkgs.tree ]; }", "copyTo").path
+        done = run(large / "bin" / "copy-to", f"{there}:2", PLAIN)
+        # The new package, the root's links and the configuration.
+        assert registry.uploads == before + 3
+        sent = [line.split()[2] for line in done.stderr.splitlines() if ": sending " in line]
+        assert len(sent) == 2 and any(name.startswith("layer-tree-") for name in sent)
+
+    @pytest.mark.parametrize("kind", ["oci", "docker-archive"])
+    def test_other_destinations_of_skopeo_get_the_whole_image(self, image, copy_to, tmp_path, kind):
+        run(copy_to, f"{kind}:{tmp_path}/there:name:v1")
+        copy = ["skopeo", "--insecure-policy", "copy"]
+        run(*copy, f"{kind}:{tmp_path}/there:name:v1", f"oci:{tmp_path}/back:v1")
+        assert Image(tmp_path / "back").config["rootfs"] == image.config["rootfs"]
+
+    def test_several_destinations_get_a_digest_each(self, image, copy_to, registry, tmp_path):
+        there = registry.reference("several"), f"oci:{tmp_path}/layout:v1"
+        done = run(copy_to, *there, PLAIN)
+        assert done.stdout.splitlines() == [image.descriptor["digest"]] * 2
+
+    def test_options_go_to_skopeo(self, copy_to, tmp_path):
+        run(copy_to, "--format", "v2s2", f"dir:{tmp_path}/folder")
+        manifest = json.loads((tmp_path / "folder" / "manifest.json").read_bytes())
+        assert manifest["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json"
+
+    def test_credentials_are_given_as_to_skopeo(self, copy_to, tmp_path, image):
+        # As `htpasswd -B` writes it
+        hashed = "user:$2b$05$.VzdPS/aqJ9rwnTZfX8VMOh1FmUo7wBsp3JHyFKeftCZHlSsyCrzC"
+        (tmp_path / "htpasswd").write_text(hashed + "\n")
+        wanted = f"auth: {{htpasswd: {{realm: here, path: {tmp_path}/htpasswd}}}}\n"
+        with run_registry(tmp_path, wanted) as registry:
+            there = registry.reference("private")
+            refused = attempt(copy_to, there, PLAIN)
+            assert refused.returncode == 1 and refused.stdout == ""
+            assert "authentication required" in refused.stderr
+            done = run(copy_to, there, PLAIN, "--dest-creds", "user:pass")
+            assert done.stdout == image.descriptor["digest"] + "\n"
+
+
+def with_new_page() -> str:
+    """Return arguments of an image that was not built before: with a page of its own."""
+    page = f'pkgs.writeTextDir "page" "{uuid.uuid4()}"'
+    return f'{{ name = "page"; contents = [ pkgs.tree ({page}) ]; }}'
+
+
+def delete_layers(nix: Nix, arguments: str) -> list[Path]:
+    """Delete those layers of an image that no other image has; return them."""
+    own = re.compile("layer-page|layer-image-root.tar|layers")
+    built = nix.build_image(arguments, "layers").paths
+    layers = [path for path in built if own.fullmatch(path.name[33:])]
+    run("nix-store", "--delete", *layers)
+    return layers
+
+
+class TestLayersThatAreNotThere:
+    def test_the_program_keeps_no_layer_alive(self, nix, image, copy_to):
+        layers = set(map(str, nix.build_image(TWO, "layers").paths))
+        assert layers and not nix.closure(copy_to.parent.parent) & layers
+
+    def test_what_the_destination_has_is_not_realised(self, nix, registry):
+        arguments, there = with_new_page(), registry.reference("page")
+        program = nix.build_image(arguments, "copyTo").path / "bin" / "copy-to"
+        digest = run(program, there, PLAIN).stdout
+        layers = delete_layers(nix, arguments)
+        assert run(program, there, PLAIN).stdout == digest
+        assert not any(layer.exists() for layer in layers)
+
+    @pytest.mark.parametrize("importing", ["true", "false"])
+    def test_what_the_destination_lacks_is_built(self, nix, tmp_path, importing):
+        more = f"// {{ importFromDerivation = {importing}; }}"
+        arguments = f"{with_new_page()} {more}"
+        program = nix.build_image(arguments, "copyTo").path / "bin" / "copy-to"
+        layers = delete_layers(nix, arguments)
+        run(program, f"oci:{tmp_path}/layout:v1")
+        assert all(layer.exists() for layer in layers)
+        image = nix.image(arguments)
+        assert Image(tmp_path / "layout").config["rootfs"] == image.config["rootfs"]
+
+    def test_what_cannot_be_had_is_named(self, nix, tmp_path):
+        arguments = with_new_page()
+        program = nix.build_image(arguments, "copyTo").path / "bin" / "copy-to"
+        lost = set(map(str, delete_layers(nix, arguments)))
+        environment = {**os.environ, "NIX_REMOTE": f"local?root={tmp_path}/elsewhere"}
+        done = attempt(program, f"oci:{tmp_path}/layout:v1", env=environment)
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert any(last.startswith(f"copy-to: {path} is missing") for path in lost), done.stderr
+
+    def test_a_machine_that_knows_the_program_pulls_the_missing_layers_only(
+        self, nix, registry, tmp_path
+    ):
+        """It has a binary cache; it neither evaluates nor builds."""
+        there = registry.reference("cached")
+        former = nix.build_image(with_new_page(), "copyTo").path
+        run(former / "bin" / "copy-to", there, PLAIN)
+        arguments = with_new_page()
+        forms = nix.build(*nix.image_call(arguments), "-A", "cache", "-A", "copyTo").paths
+        copy = ["nix", "--extra-experimental-features", "nix-command", "copy"]
+        run(*copy, "--to", f"file://{tmp_path}/cache?compression=zstd", forms[0])
+
+        (tmp_path / "nix").mkdir()
+        settings = f"substituters = file://{tmp_path}/cache\nrequire-sigs = false"
+        environment = {**os.environ, "NIX_CONFIG": f"{os.environ['NIX_CONFIG']}\n{settings}"}
+        for words in ["nix-store", "--realise", forms[1]], [forms[1] / "bin/copy-to", there, PLAIN]:
+            done = run(*with_store(tmp_path, *words), env=environment)
+        layers = nix.build_image(arguments, "layers").paths
+        pulled = [path for path in layers if (tmp_path / str(path)[1:]).exists()]
+        assert len(layers) > 2
+        assert [path.name[33:] for path in pulled] == ["layer-page", "layer-image-root.tar"]
+        assert done.stdout == nix.image(arguments).descriptor["digest"] + "\n"
+
+
+class TestUsage:
+    def test_help_tells_how_it_is_called(self, copy_to):
+        done = run(copy_to, "--help")
+        assert "copy-to DESTINATION ... [OPTION ...]" in done.stdout
+        assert done.stderr == ""
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            ([], "no destination: name one, as in copy-to docker://"),
+            (["localhost:5000/app"], "no destination among localhost:5000/app: name one"),
+            (["docker://"], "no destination among docker://: name one"),
+            ([PLAIN], f"no destination among {PLAIN}: name one"),
+        ],
+    )
+    def test_without_a_destination_it_says_what_to_write(self, copy_to, words, told):
+        done = attempt(copy_to, *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"copy-to: {told}")
+
+    def test_a_destination_that_does_not_answer_is_named_last(self, copy_to):
+        done = attempt(copy_to, "docker://127.0.0.1:1/app", PLAIN)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.splitlines()[-1] == "copy-to: docker://127.0.0.1:1/app: not pushed"

@@ -20,6 +20,9 @@ in
     inherit (pkgs.stdenv.hostPlatform) system;
   };
 
+  # Make one image of several for different platforms; the arguments are in build-image/index.nix
+  buildIndex = import ./build-image/index.nix { inherit tools; };
+
   # Ready-made contents: binSh, usrBinEnv, caCertificates, fakeNss
   inherit (import ./build-image/essentials.nix { inherit pkgs; })
     binSh

@@ -19,6 +19,8 @@
   loadPkgs ? ./load-pkgs.nix,
   # System of the machine that the image is for
   system ? builtins.currentSystem or "x86_64-linux",
+  # Systems of several machines, a JSON array in a string: an image index with an image for each
+  systems ? null,
 
   # Name of the image
   name ? "image",
@@ -187,6 +189,28 @@ let
         popularity;
   };
 
+  # What this file yields for each of `systems`
+  systemNames =
+    let
+      parsed = import ./read-json.nix {
+        argument = "systems";
+        opening = "[";
+        closing = "]";
+      } systems;
+    in
+    if isList parsed && parsed != [ ] && all isString parsed then
+      parsed
+    else
+      throw "systems must be a JSON array of strings such as [\"x86_64-linux\", \"aarch64-linux\"], not ${toJSON systems}";
+  results = map (
+    system: import ./build-image.nix (removeAttrs given [ "systems" ] // { inherit system; })
+  ) systemNames;
+  refused = filter (result: result ? missing) results;
+  index = import ./index.nix { inherit tools; } {
+    inherit name tag;
+    images = map (result: result.image) results;
+  };
+
   # A machine that asks for the answer needs that besides what the image needs.
   cache = tools.writeText "cache" "${image.cache}\n${image.answer}\n";
 
@@ -234,7 +258,12 @@ if unknownArguments != [ ] then
   throw "there is no argument ${unknown}${suggest unknown}; there are ${concatStringsSep ", " knownArguments}"
 else if names == [ ] && contents == [ ] then
   throw "packages is empty: name at least one package, as in '[\"git\"]'"
+else if systems != null then
+  if refused != [ ] then
+    head refused
+  else
+    index.answer // intersectAttrs offered (index // { image = index; })
 else if missing == [ ] then
   image.answer // intersectAttrs offered (image // { inherit image cache; })
 else
-  tools.writeText "answer.json" (toJSON errorAnswer) // offered
+  tools.writeText "answer.json" (toJSON errorAnswer) // offered // { inherit missing; }

@@ -15,6 +15,10 @@ let
       "attributes"
       "oci"
     ];
+    describe_index = [
+      "attributes"
+      "oci"
+    ];
     draw_picture = [ "attributes" ];
     lay_out_image = [
       "attributes"

@@ -3,8 +3,9 @@
 The layers are links to the store paths that hold them. Beside the layout's own files there is a
 manifest.json: a tar of its files is an archive that `docker load` reads, too.
 
-Attributes: `documents`, the folder that describe_image.py wrote; `blobs`, all store paths that hold
-layers; `imageName`, `tag`; `architecture`. Writes the layout as `out`.
+Attributes: `documents`, the folder that describe_image.py or describe_index.py wrote; `blobs`, all
+store paths that hold layers; `imageName`, `tag`; `architecture` of the image, or, of an index, of
+the one whose image is in manifest.json, which can name one only. Writes the layout as `out`.
 
 Follows the OCI image specification 1.1, image-layout.md.
 """
@@ -15,44 +16,67 @@ import json
 import os
 
 from attributes import read_attributes, read_json, write_json
-from oci import MANIFEST_TYPE, blob_path, digest_of
+from oci import blob_path, digest_of
+
+
+def read_documents(folder: str) -> dict[str, bytes]:
+    """Return the blobs among an image's documents, by the names of their files."""
+    contents = {}
+    for name in os.listdir(folder):
+        if name != "layers.json":
+            with open(os.path.join(folder, name), "rb") as file:
+                contents[name] = file.read()
+    return contents
+
+
+def find_manifest(top: dict, architecture: str, documents: dict[str, bytes]) -> dict:
+    """Return the manifest for an architecture: `top` itself, or the one that an index names."""
+    if "manifests" not in top:
+        return top
+    by_digest = {digest_of(content): content for content in documents.values()}
+    wanted = next(
+        descriptor["digest"]
+        for descriptor in top["manifests"]
+        if descriptor["platform"]["architecture"] == architecture
+    )
+    return json.loads(by_digest[wanted])
 
 
 def main() -> None:
     attributes = read_attributes()
-    out, documents = attributes["outputs"]["out"], attributes["documents"]
-    layers = read_json(os.path.join(documents, "layers.json"))
+    out, architecture = attributes["outputs"]["out"], attributes["architecture"]
+    layers = read_json(os.path.join(attributes["documents"], "layers.json"))
+    documents = read_documents(attributes["documents"])
     name = f"{attributes['imageName']}:{attributes['tag']}"
 
     os.makedirs(os.path.join(out, "blobs/sha256"))
     for digest, file in {layer["digest"]: layer["path"] for layer in layers}.items():
         os.symlink(file, blob_path(out, digest))
-    blobs = []
-    for document in ("config.json", "manifest.json"):
-        with open(os.path.join(documents, document), "rb") as file:
-            blobs.append(file.read())
-        with open(blob_path(out, digest_of(blobs[-1])), "wb") as file:
-            file.write(blobs[-1])
-    config, manifest = blobs
+    for content in documents.values():
+        with open(blob_path(out, digest_of(content)), "wb") as file:
+            file.write(content)
 
-    image = {
-        "mediaType": MANIFEST_TYPE,
-        "digest": digest_of(manifest),
-        "size": len(manifest),
+    top = json.loads(documents["manifest.json"])
+    descriptor = {
+        "mediaType": top["mediaType"],
+        "digest": digest_of(documents["manifest.json"]),
+        "size": len(documents["manifest.json"]),
         "annotations": {
             "org.opencontainers.image.ref.name": attributes["tag"],
             # What podman and containerd call the image that they load
             "io.containerd.image.name": name,
         },
-        "platform": {"architecture": attributes["architecture"], "os": "linux"},
     }
+    if "manifests" not in top:
+        descriptor["platform"] = {"architecture": architecture, "os": "linux"}
+    manifest = find_manifest(top, architecture, documents)
     docker = {
-        "Config": blob_path("", digest_of(config)),
+        "Config": blob_path("", manifest["config"]["digest"]),
         "RepoTags": [name],
-        "Layers": [blob_path("", layer["digest"]) for layer in json.loads(manifest)["layers"]],
+        "Layers": [blob_path("", layer["digest"]) for layer in manifest["layers"]],
     }
     write_json(os.path.join(out, "oci-layout"), {"imageLayoutVersion": "1.0.0"})
-    write_json(os.path.join(out, "index.json"), {"schemaVersion": 2, "manifests": [image]})
+    write_json(os.path.join(out, "index.json"), {"schemaVersion": 2, "manifests": [descriptor]})
     write_json(os.path.join(out, "manifest.json"), [docker])
 
 

@@ -1,7 +1,8 @@
 """Write what a registry server needs to serve an image: its manifest, and where its blobs are.
 
-Attributes: `documents`, the folder that describe_image.py wrote; `blobs`, all store paths that hold
-layers; `mediaTypes`, "docker" or "oci". Writes as output `answer`
+Attributes: `documents`, the folder that describe_image.py or describe_index.py wrote; `blobs`, all
+store paths that hold layers; `mediaTypes`, "docker" or, for an index, "oci". Writes as output
+`answer`
 
     {"manifest": {...}, "layerLocations": {sha256 in hexadecimal: {"path", "size", "md5"}}}
 
@@ -16,7 +17,7 @@ import json
 import os
 
 from attributes import fail, read_attributes, read_json
-from oci import DOCKER_TYPES
+from oci import DOCKER_TYPES, digest_of
 
 
 def with_docker_types(manifest: dict) -> dict:
@@ -42,17 +43,22 @@ def with_docker_types(manifest: dict) -> dict:
     }
 
 
+def describe_blob(path: str) -> dict:
+    """Return what layers.json would say of a file if it were a layer's blob."""
+    with open(path, "rb") as file:
+        content = file.read()
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    return {"digest": digest_of(content), "path": path, "size": len(content), "md5": md5}
+
+
 def main() -> None:
     attributes = read_attributes()
     documents = attributes["documents"]
     manifest = read_json(os.path.join(documents, "manifest.json"))
-    config_file = os.path.join(documents, "config.json")
-    with open(config_file, "rb") as file:
-        config_md5 = hashlib.md5(file.read(), usedforsecurity=False).hexdigest()
-    blobs = [
-        {**manifest["config"], "path": config_file, "md5": config_md5},
-        *read_json(os.path.join(documents, "layers.json")),
-    ]
+    blobs = read_json(os.path.join(documents, "layers.json"))
+    for name in os.listdir(documents):
+        if name not in ("layers.json", "manifest.json"):
+            blobs.append(describe_blob(os.path.join(documents, name)))
     locations = {
         blob["digest"].partition(":")[2]: {
             "path": blob["path"],

@@ -1,0 +1,101 @@
+# Images for several platforms -> an OCI image index: one name, by which each machine gets its own.
+#
+# The images stay as they are; layers that several of them have are there once.
+{
+  # The package set with the tools, for the machine that builds
+  tools,
+}:
+{
+  # Name of the index, without a tag
+  name,
+  # Tag, or null for a hash of all that the index is made from
+  tag ? null,
+  # Images that buildImage has made, one for each platform
+  images,
+}@given:
+let
+  inherit (builtins)
+    all
+    attrNames
+    concatMap
+    filter
+    groupBy
+    head
+    isAttrs
+    isList
+    length
+    substring
+    unsafeDiscardStringContext
+    ;
+
+  runBuilder = import ./builders { inherit tools; };
+  # Name and tag are what they are for buildImage.
+  named = import ./arguments.nix {
+    inherit tools;
+    inherit (tools.stdenv.buildPlatform) system;
+  } { inherit name tag; };
+
+  images =
+    let
+      byPlatform = groupBy (image: image.platform) given.images;
+      repeated = filter (platform: length byPlatform.${platform} > 1) (attrNames byPlatform);
+    in
+    if !(isList given.images && all (image: isAttrs image && image ? platform) given.images) then
+      throw "buildIndex: images must be a list of what buildImage returns"
+    else if given.images == [ ] then
+      throw "buildIndex: images is empty: give one image for each platform"
+    else if repeated != [ ] then
+      throw "buildIndex: two images are for ${head repeated}: give one image for each platform"
+    else
+      given.images;
+
+  documents = runBuilder "describe_index" {
+    name = "index-documents";
+    images = map (image: image.documents) images;
+  };
+  packed = concatMap (image: image.packed) images;
+  imageTag =
+    if named.tag != null then
+      named.tag
+    else
+      substring 0 32 (builtins.hashString "sha256" (unsafeDiscardStringContext documents.drvPath));
+
+  # An archive's manifest.json can name one image: the one for this machine, if there is one.
+  native = filter (image: image.platform == "linux/${named.architecture}") images;
+
+  outputs = import ./layout.nix { inherit tools runBuilder; } {
+    inherit (named) name;
+    tag = imageTag;
+    inherit documents packed;
+    inherit (head (native ++ images)) architecture;
+  };
+
+  # What a registry server needs: the index, and where the blobs and the images' manifests are
+  answer = runBuilder "write_answer" {
+    name = "index";
+    outputs = [ "answer" ];
+    inherit documents;
+    blobs = packed;
+    mediaTypes = "oci";
+  };
+in
+outputs.layout
+// {
+  inherit documents images imageTag answer;
+  imageName = named.name;
+  inherit (outputs) archive stream copyTo;
+
+  # What other machines need besides the packages, as with an image
+  cache = tools.writeText "index-cache" (
+    builtins.concatStringsSep "\n" (
+      map toString (
+        [
+          outputs.layout
+          outputs.copyTo
+          answer
+        ]
+        ++ map (image: image.cache) images
+      )
+    )
+  );
+}

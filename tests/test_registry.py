@@ -175,7 +175,7 @@ def test_several_ranges(registry: Registry) -> None:
 
 
 def test_list_of_tags(registry: Registry) -> None:
-    _, body = registry.get("/v2/hello/tags/list")
+    _, body = registry.get("/v2/hello/tags/list?n=100")
     assert json.loads(body) == {"name": "hello", "tags": ["latest"]}
     location = f"docker://localhost:{registry.port}/hello"
     inspected = json.loads(run("skopeo", "inspect", "--tls-verify=false", location).stdout)
@@ -343,6 +343,20 @@ def test_a_new_server_serves_what_the_last_one_built(registry: Registry, tmp_pat
         assert second.get(address)[1] == manifest
         roots[0].unlink()
         assert second.error(address)[:2] == (404, "MANIFEST_UNKNOWN")
+        assert second.get("/v2/hello/manifests/latest")[1] == manifest
+        assert second.get(address)[1] == manifest
+
+
+def test_a_blob_that_was_collected_is_not_there(registry: Registry, tmp_path: Path) -> None:
+    digest = "0" * 64
+    answer = {
+        "manifest": {"mediaType": "application/vnd.docker.distribution.manifest.v2+json"},
+        "layerLocations": {digest: {"path": "/nix/store/collected", "size": 1, "md5": ""}},
+    }
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "x-answer").write_text(json.dumps(answer))
+    with Registry(registry.wrapper, tmp_path).running() as other:
+        assert other.error(f"/v2/hello/blobs/sha256:{digest}")[:2] == (404, "BLOB_UNKNOWN")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"manifest": 1}', "\0"])

@@ -121,10 +121,12 @@ let
     package:
     let
       meta = package.value.meta or { };
-      says = test: (tryEval (test == true)) == {
-        success = true;
-        value = true;
-      };
+      says =
+        test:
+        tryEval test == {
+          success = true;
+          value = true;
+        };
       licenses = if isList (meta.license or null) then meta.license else [ (meta.license or null) ];
       supported = meta.platforms or [ system ];
     in

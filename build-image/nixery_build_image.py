@@ -88,12 +88,13 @@ def find_failure(lines: Iterable[str]) -> Failure:
     "builder for '/nix/store/x.drv' failed: cannot write: no space"
     """
     errors: list[dict[str, str]] = []
-    subject = building = fatal = ""
+    subjects: list[str] = []
+    building = fatal = ""
     disk_full = False
     for line in (_COLOUR.sub("", line).rstrip() for line in lines):
         disk_full = disk_full or "lack of free disk space" in line
         if match := _SUBJECT.match(line):
-            subject = subject or match[1]
+            subjects.append(match[1])
         elif match := _ERROR.match(line):
             errors.append({"message": match[1]})
         elif errors and (match := _REASON.match(line)):
@@ -117,8 +118,9 @@ def find_failure(lines: Iterable[str]) -> Failure:
     summary = ": ".join(part.rstrip(" ;:.") for part in cause.values() if part)
     if summary.startswith("timed out") and building:  # Nix 2.34 does not say what
         summary = f"building '{building}' {summary}"
-    if subject:
-        summary = f"{subject}: {summary}"
+    if subjects:
+        # The first in the alphabet tells most: an argument, a package, the package set.
+        summary = f"{min(subjects)}: {summary}"
     summary = _CONTROL.sub(" ", summary) + " (the disk may be full)" * disk_full
     return Failure(cause["message"], cause.get("log", ""), summary)
 

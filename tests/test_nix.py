@@ -113,6 +113,7 @@ class TestNames:
           lower.UPPER.nested = pkgs.writeTextDir "share/nested" "nested";
           both = pkgs.writeTextDir "share/both" "both";
           BOTH = pkgs.writeTextDir "share/BOTH" "BOTH";
+          _both = pkgs.writeTextDir "share/_both" "_both";
           Function = argument: argument;
           function = throw "function has been renamed to Function";
           alias = throw "alias was removed";
@@ -143,9 +144,10 @@ class TestNames:
             ("hallo", ["hello"]),
             ("xaw4d", ["Xaw3d"]),
             ("util", ["util-linux"]),
-            ("xorg.libX12", ["xorg.libX11"]),
+            ("python3Packages.syx", ["python3Packages.six"]),
             ("pyhton3Packages.six", ["python3Packages.six"]),
             ("gt", None),
+            ("python3Packages", None),
             ("g" * 31, None),
             ("git.git", None),
             ("git.", None),
@@ -253,7 +255,7 @@ class TestNames:
         assert packages.answer(["lower.upper.nested"])["error"] == "not_found"
 
     def test_name_as_written_comes_before_other_spellings(self, packages):
-        for name in ["both", "BOTH"]:
+        for name in ["both", "BOTH", "_both"]:
             image = packages.image_of([name], maxLayers=2)
             assert image.tree[f"share/{name}"].linkname == f"{packages.package(name)}/share/{name}"
 

@@ -119,6 +119,7 @@ def test_manifest_by_tag_and_by_digest(registry: Registry) -> None:
         ("bytes=0-9", 206, slice(0, 10)),
         ("bytes=5-", 206, slice(5, None)),
         ("bytes=-7", 206, slice(-7, None)),
+        ("bytes=-999999999999", 206, slice(None)),
         ("bytes=0-999999999999", 206, slice(None)),
         ("bytes=999999999999-", 416, slice(0)),
         ("bytes=9-5", 416, slice(0)),
@@ -141,9 +142,9 @@ def test_ranges(registry: Registry, wanted: str, status: int, slice_of: slice) -
     response, part = registry.get(address, Range=wanted)
     assert response.status == status
     assert part == whole[slice_of]
-    head, nothing = registry.get(address, "HEAD", Range=wanted)
-    assert (head.status, nothing) == (status, b"")
-    assert head.headers["Content-Length"] == str(len(part))
+    request = f"HEAD {address} HTTP/1.1\r\nRange: {wanted}\r\nConnection: close\r\n\r\n"
+    head, _, nothing = registry.exchange(request.encode()).partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(part)}\r\n".encode() in head and nothing == b""
     if status == 416:
         assert response.headers["Content-Range"] == f"bytes */{len(whole)}"
     if status == 206:
@@ -197,11 +198,11 @@ def test_unavailable_package(registry: Registry) -> None:
 
 
 def test_a_build_that_fails(registry: Registry) -> None:
-    response, body = registry.get("/v2/failing/manifests/latest")
+    response, body = registry.get("/v2/noisy/failing/manifests/latest")
     (error,) = json.loads(body)["errors"]
     assert response.status == 500 and error["message"].endswith("exit code 3: last line")
     assert any("-failing.drv" in line for line in error["detail"])
-    assert len(error["detail"]) <= 50
+    assert len(error["detail"]) == 50
 
 
 def test_a_build_that_times_out(registry: Registry, tmp_path: Path) -> None:

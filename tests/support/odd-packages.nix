@@ -83,7 +83,7 @@ pkgs
   };
 
   # A package, of which Nix says more than fits into a pipe
-  noisy = builtins.trace (builtins.concatStringsSep "" (builtins.genList toString 50000)) pkgs.hello;
+  noisy = builtins.trace (builtins.concatStringsSep "\n" (builtins.genList toString 20000)) pkgs.hello;
 
   # No packages
   number = 7;

@@ -200,7 +200,7 @@ class TestWhatIsMeant:
     )
     def test_is_said_of_what_cannot_be(self, nix, arguments, sentence):
         error = nix.image_error(arguments)
-        (line,) = [line for line in error.splitlines(True) if line.startswith("error: ")]
+        (line,) = [line for line in error.splitlines(True) if line.lstrip().startswith("error: ")]
         assert sentence in line
 
     @pytest.mark.parametrize(

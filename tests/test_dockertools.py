@@ -130,7 +130,7 @@ def test_coercions_are_the_same(nix):
 @pytest.mark.parametrize(("argument", "value", "sentence"), INSTEAD)
 def test_what_is_left_out_says_what_to_write_instead(nix, argument, value, sentence):
     error = nix.image_error(f"{{ {argument} = {value}; }}")
-    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    (line,) = [line for line in error.splitlines() if line.lstrip().startswith("error: ")]
     assert argument in line and sentence in line
 
 

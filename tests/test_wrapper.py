@@ -206,7 +206,8 @@ def test_git_revision_that_does_not_exist_is_no_packages_fault(
 ) -> None:
     run("git", "init", "--quiet", tmp_path)
     arguments = json.dumps({"url": f"file://{tmp_path}", "ref": "nowhere"})
-    last = wrapper.failure(["hello"], srcType="git", srcArgs=arguments)
+    with_git = {"env": {**settings(), "PATH": os.environ["PATH"]}}
+    last = wrapper.failure(["hello"], srcType="git", srcArgs=arguments, options=with_git)
     assert last.startswith("package set: ") and "nowhere" in last and "hello" not in last
 
 

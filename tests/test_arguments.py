@@ -214,6 +214,12 @@ class TestWhatIsMeant:
     def test_is_said_of_a_name_of_absurd_length(self, nix, argument, sentence):
         assert sentence in nix.image_error(f"{{ {argument.format('a-' * 50_000 + 'a')} }}")
 
+    def test_is_said_of_a_name_that_no_registry_takes(self, nix):
+        longest = "a" * 255
+        assert nix.evaluate(f'(buildImage {{ name = "{longest}"; }}).imageName') == longest
+        error = nix.image_error(f'{{ name = "{longest}a"; }}')
+        assert "name must be a string of up to 255 characters" in error
+
     def test_is_said_of_a_name_that_is_missing(self, nix):
         error = nix.error(*nix.expression("buildImage { contents = [ ]; }"))
         assert 'error: buildImage: name is missing: write name = "hello"' in error

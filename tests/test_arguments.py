@@ -45,6 +45,12 @@ class TestReferences:
         found = run("python3", "-c", READ_DATABASE, database, query).stdout.split()
         assert set(found) == nix.closure(nix.package("hello")) == set(packed_paths(image))
 
+    def test_path_is_copied_to_the_store_and_into_the_image(self, nix, tmp_path):
+        (tmp_path / "program").write_text("#!/bin/sh\n")
+        image = nix.image(f"{{ config.Entrypoint = [ {tmp_path}/program ]; }}")
+        (program,) = image.config["config"]["Entrypoint"]
+        assert packed_paths(image) == [program] and program.endswith("-program")
+
     def test_what_a_text_was_made_from_and_does_not_name_is_left_out(self, nix):
         image = nix.image('{ config.User = builtins.substring 0 4 "1000${pkgs.hello}"; }')
         assert image.config["config"]["User"] == "1000"

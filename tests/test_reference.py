@@ -34,33 +34,42 @@ def documented(heading: str) -> dict[str, str]:
     return {names(row[0])[0]: row[1].strip("`") for row in rows(heading)}
 
 
-def formals(file: str, indentation: int) -> dict[str, str]:
-    """Return the formal arguments of the first function in `file` that is so far indented."""
+def formals(file: str, indentation: int, number: int = 0) -> dict[str, str]:
+    """Return the formal arguments of one of the functions in `file` that are so far indented."""
     text = (ROOT / "build-image" / file).read_text()
     space = " " * indentation
-    block = re.search(rf"^{space}\{{\n(.*?)^{space}\}}.*:$", text, re.DOTALL | re.MULTILINE)
+    block = rf"^{space}\{{\n(.*?)^{space}\}}[^\n]*:$"
+    function = re.findall(block, text, re.DOTALL | re.MULTILINE)[number]
     formal = re.compile(rf"^{space}  (\w+)(?: \?\s+(.*?))?,$", re.DOTALL | re.MULTILINE)
     found = {}
-    for name, default in formal.findall(block[1]):
+    for name, default in formal.findall(function):
         found[name] = WORDS.get(name, default or "required")
     return found
 
 
 @pytest.mark.parametrize(
-    ("heading", "file", "indentation"),
+    ("heading", "place"),
     [
-        ("Arguments of buildImage", "arguments.nix", 4),
-        ("Arguments of build-image.nix", "build-image.nix", 0),
+        ("Arguments of buildImage", ("arguments.nix", 4)),
+        ("Arguments of buildIndex", ("index.nix", 0, 1)),
+        ("Arguments of build-image.nix", ("build-image.nix", 0)),
     ],
 )
-def test_arguments_and_defaults_are_those_of_the_code(heading, file, indentation):
-    assert documented(heading) == formals(file, indentation)
+def test_arguments_and_defaults_are_those_of_the_code(heading, place):
+    assert documented(heading) == formals(*place)
 
 
 @pytest.mark.parametrize(
     ("heading", "value"),
     [
         ("Attributes of an image", 'buildImage { name = "image"; }'),
+        (
+            "Attributes of an index",
+            """buildIndex {
+              name = "image";
+              images = [ (buildImage { name = "image"; }) ];
+            }""",
+        ),
         (
             "Attributes of the answer",
             f"""import {ROOT}/build-image/build-image.nix {{

@@ -9,7 +9,6 @@ root is needed.
     extract(files, folder / "root")        their files, below one folder
 
     apt = Apt(folder, ["bookworm", "bookworm-security"])
-    apt.update()
     apt.lists()                            [("bookworm", "Package: 0ad\n..."), ...]
 
 All raise `AptError`, whose message is one line.
@@ -26,9 +25,11 @@ from pathlib import Path
 
 __all__ = ["Apt", "AptError", "extract", "read_control", "say"]
 
-# The suites that every Debian mirror has, whichever of them a machine's sources name.
-MIRRORED = re.compile(r"\w+|\w+-(updates|backports)")
-NAMES = re.compile(r"bookworm|trixie|forky|duke|sid|unstable|testing|(old)*stable")
+# Where suites come from if the machine's own sources name none of Debian's.
+DEBIAN = "http://deb.debian.org"
+SUITES = re.compile(
+    r"(bullseye|bookworm|trixie|forky|sid|unstable|testing|(old)*stable)(-security)?"
+)
 KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.pgp",)
 KEYRINGS += ("/usr/share/keyrings/debian-archive-keyring.gpg",)
 
@@ -101,10 +102,21 @@ class Apt:
         self._get("update")
 
     def lists(self) -> list[tuple[str, str]]:
-        """Return each suite with its list of packages, in the format of Debian's archives."""
+        """Return each suite with its list of packages, in the format of Debian's archives.
+
+        The lists are fetched if they are not there; `update` fetches them anew.
+        """
+        if not self._list_files():
+            self.update()
+        return [
+            (suite, _run("/usr/lib/apt/apt-helper", "cat-file", file))
+            for suite, file in self._list_files()
+        ]
+
+    def _list_files(self) -> list[list[str]]:
+        # apt-get names none as long as a suite's own file is not there.
         form = ["--format", "$(RELEASE) $(FILENAME)", "Created-By: Packages"]
-        rows = [line.split(" ", 1) for line in self._get("indextargets", *form).splitlines()]
-        return [(suite, _run("/usr/lib/apt/apt-helper", "cat-file", file)) for suite, file in rows]
+        return [line.split(" ", 1) for line in self._get("indextargets", *form).splitlines()]
 
     def download(self, packages: Iterable[str]) -> list[Path]:
         """Download packages and all that they depend on; return the .deb files of all of them.
@@ -113,8 +125,7 @@ class Apt:
         they turn out to be too old.
         """
         install = ["--yes", "--no-install-recommends", "install", *packages]
-        fresh = any((self.folder / "state" / "lists").glob("*Packages*"))
-        for is_last in (False, True) if fresh else (True,):
+        for is_last in (False, True) if self._list_files() else (True,):
             if is_last:
                 say("fetching the list of packages, 10 MB")
                 self.update()
@@ -141,21 +152,20 @@ class Apt:
 
 
 def _sites() -> dict[str, str]:
-    """Return the addresses of the suites in the machine's own sources."""
-    form = ["--format", "$(COMPONENT) $(RELEASE) $(SITE)", "Created-By: Packages"]
-    rows = [line.split(" ", 2) for line in _run("apt-get", "indextargets", *form).splitlines()]
-    return {suite: site for component, suite, site in rows if component == "main"}
+    """Return the addresses of the suites in the machine's own sources, whatever their form."""
+    uris = _run("apt-get", "update", "--print-uris")
+    return {suite: site for site, suite in re.findall(r"'(\S+)/dists/([^/]+)/InRelease'", uris)}
 
 
 def _site(suite: str, known: dict[str, str]) -> str:
     """Return the address to take a suite from: its own, or that of another on the same mirror."""
     if suite in known:
         return known[suite]
-    if MIRRORED.fullmatch(suite):
-        for other, site in known.items():
-            if NAMES.fullmatch(other):
-                return site
-    raise AptError(f"apt-get: the sources of this machine name no Debian mirror with {suite}")
+    is_security = suite.endswith("-security")
+    for other, site in known.items():
+        if re.fullmatch(SUITES, other) and other.endswith("-security") == is_security:
+            return site
+    return f"{DEBIAN}/debian-security" if is_security else f"{DEBIAN}/debian"
 
 
 def _run(*command: str | Path) -> str:

@@ -1,0 +1,65 @@
+"""The scripts of dev/ where something is missing: they say so in one line, and install nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nix import ROOT, attempt
+
+# What dev/demo and dev/test run before they install anything.
+PROGRAMS = "bash cat dirname getent grep id sed stat".split()
+
+# An ordinary user, who reads the project even if it is root's.
+USER = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+USER += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+
+
+@pytest.fixture
+def machine(short_folder: Path) -> Path:
+    """A folder for PATH with few programs, in which apt-get and sudo leave a trace."""
+    for name in PROGRAMS:
+        (short_folder / name).symlink_to(shutil.which(name))
+    (short_folder / "apt-get").write_text(f"#!/bin/sh\n: >{short_folder}/was-run\n")
+    (short_folder / "apt-get").chmod(0o755)
+    return short_folder
+
+
+@pytest.mark.parametrize("script", ["demo", "test"])
+def test_help_installs_nothing(machine: Path, script: str) -> None:
+    done = attempt(ROOT / "dev" / script, "--help", env={"PATH": str(machine)})
+    assert done.returncode == 0 and f"  dev/{script} [" in done.stdout
+    assert "CONTRIBUTING.md" in done.stdout
+    assert not (machine / "was-run").exists()
+
+
+def refusal(machine: Path, script: str, *folders: str) -> str:
+    """Return the one line that a script says to an ordinary user of a machine with `folders`."""
+    command: list[object] = ["bwrap", "--cap-add", "ALL", "--proc", "/proc", "--dev", "/dev"]
+    for folder in ["/usr", "/bin", "/lib", "/lib64", "/etc", ROOT, machine, *folders]:
+        command += ["--ro-bind", folder, folder] if Path(folder).exists() else []
+    command += ["--setenv", "PATH", machine, "--setenv", "HOME", "/nonexistent", "--"]
+    setpriv = [shutil.which(USER[0]), *USER[1:]]
+    done = attempt(*command, *setpriv, ROOT / "dev" / script)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert not (machine / "was-run").exists()
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_the_tests_need_root(machine: Path) -> None:
+    assert refusal(machine, "test").endswith("needs root, for containers and stores: sudo dev/test")
+
+
+def test_who_cannot_install_is_told_what_to_ask_for(machine: Path) -> None:
+    line = refusal(machine, "demo")
+    assert line.startswith("demo: ask the administrator of this machine to run: apt-get ")
+    assert line.endswith(" python3 nix-bin && install --directory --owner=nobody /nix")
+
+
+def test_a_store_of_another_user_is_not_used(machine: Path) -> None:
+    (machine / "nix-build").symlink_to("/bin/true")
+    line = refusal(machine, "demo", "/nix")
+    assert line.startswith("demo: /nix belongs to root, ") and "sudo dev/demo" in line

@@ -311,3 +311,28 @@ class TestTools:
     def test_of_a_set_that_is_too_old_are_named(self, nix, tools, sentence):
         call = f'import {ROOT}/build-image/image.nix {{ tools = {tools}; }} {{ name = "image"; }}'
         assert f"error: the package set {sentence}" in nix.error(*nix.expression(call))
+
+
+class TestMachines:
+    @pytest.mark.parametrize(
+        ("system", "arguments", "platform"),
+        [
+            ("x86_64-linux", "", "linux/amd64"),
+            ("armv7l-linux", "", "linux/arm/v7"),
+            ("armv7l-linux", 'architecture = "amd64";', "linux/amd64"),
+            ("mips-linux", 'architecture = "mips";', "linux/mips"),
+        ],
+    )
+    def test_have_the_names_of_the_specification(self, nix, system, arguments, platform):
+        image = image_for(system, arguments)
+        assert nix.evaluate(f"({image}).platform") == platform
+
+    def test_without_a_name_need_one(self, nix):
+        error = nix.error(*nix.expression(image_for("mips-linux", "")))
+        assert "error: there is no name for the architecture of mips-linux: pass archi" in error
+
+
+def image_for(system: str, arguments: str) -> str:
+    """Return Nix text: an image for a machine."""
+    function = f'import {ROOT}/build-image/image.nix {{ tools = pkgs; system = "{system}"; }}'
+    return f'{function} {{ name = "image"; {arguments} }}'

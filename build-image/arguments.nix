@@ -146,8 +146,8 @@ let
       includeNixDB ? false,
       # How layers are compressed: "gz", "zstd" or "none"
       compressor ? "gz",
-      # Whose media types the answer has: "docker" or, which zstd needs, "oci"
-      mediaTypes ? "docker",
+      # Whose media types the answer has: "docker", or "oci", which alone has one for zstd
+      mediaTypes ? if compressor == "zstd" then "oci" else "docker",
       # Lists of derivations; each list has a layer of its own, whatever the grouping says
       layers ? [ ],
       # Popularity table: a JSON file { name: count of direct references }, or null

@@ -1,34 +1,18 @@
 # The program `group-layers`, and its module for builders that call its functions.
-#
-# Compiled here: compiling the program takes longer than a plan of 50 store paths does. Whether the
-# bytecode belongs to the source is settled by the store, so Python is told not to look.
 {
   # Package set with Python
   tools,
 }:
-tools.runCommand "group-layers"
-  {
-    meta = {
-      description = "Group the store paths of a container image into layers";
-      mainProgram = "group-layers";
-    };
-  }
-  ''
-    mkdir -p $out/bin $out/lib
-    cp ${../group_layers.py} $out/lib/group_layers.py
-    ${tools.python3}/bin/python3 -BEsS - $out/lib/group_layers.py <<'END'
-    import py_compile, sys
-    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    py_compile.compile(sys.argv[1], doraise=True, invalidation_mode=unchecked)
-    END
-    cat > $out/bin/group-layers <<END
-    #!${tools.python3}/bin/python3 -BEsS
-    import sys
-
-    sys.path[0] = "$out/lib"
-    from group_layers import main
-
-    sys.exit(main())
-    END
-    chmod +x $out/bin/group-layers
-  ''
+import ./builders { inherit tools; } "package_program" {
+  name = "group-layers";
+  program = "${../group_layers.py}";
+  command = "group-layers";
+  module = "group_layers";
+  python = "${tools.python3}/bin/python3";
+}
+// {
+  meta = {
+    description = "Group the store paths of a container image into layers";
+    mainProgram = "group-layers";
+  };
+}

@@ -258,6 +258,14 @@ let
       ;
     tag = imageTag;
   };
+
+  # What a registry server needs: the manifest, and where the blobs are.
+  answer = runBuilder "write_answer" {
+    name = "${shortName}-image";
+    outputs = [ "answer" ];
+    inherit documents mediaTypes;
+    blobs = packed;
+  };
 in
 outputs.layout
 // passthru
@@ -275,17 +283,10 @@ outputs.layout
 
   inherit (layered) layers groupedLayers picture;
   inherit (layered.groupedLayers) explain;
+  inherit answer;
   # For an index that this image is in
   inherit documents packed architecture;
   platform = "linux/${architecture}${if variant == "" then "" else "/${variant}"}";
-
-  # What a registry server needs: the manifest, and where the blobs are.
-  answer = runBuilder "write_answer" {
-    name = "${shortName}-image";
-    outputs = [ "answer" ];
-    inherit documents mediaTypes;
-    blobs = packed;
-  };
 
   inherit (outputs) archive stream copyTo;
 
@@ -297,6 +298,7 @@ outputs.layout
         [
           outputs.layout
           outputs.copyTo
+          answer
           layered.groupedLayers
         ]
         ++ ingredients.descriptions

@@ -414,7 +414,10 @@ class TestAnswer:
         assert types == {"application/vnd.docker.image.rootfs.diff.tar"}
 
     def test_with_zstd_layers_needs_media_types_of_oci(self, nix):
-        call = nix.image_call(f'{{ contents = {ONE}; compressor = "zstd"; }}')
+        arguments = f'{{ contents = {ONE}; compressor = "zstd"; }}'
+        types = {layer["mediaType"] for layer in self.answer(nix, arguments)["manifest"]["layers"]}
+        assert types == {"application/vnd.oci.image.layer.v1.tar+zstd"}
+        call = nix.image_call(f'({arguments} // {{ mediaTypes = "docker"; }})')
         assert 'zstd layers needs mediaTypes = "oci"' in nix.error(*call, "-A", "answer")
 
     def test_with_other_media_types_is_refused_in_one_sentence(self, nix):

@@ -41,6 +41,7 @@ let
       "processes"
     ];
     pack_layers = imports.pack_layer ++ [ "pack_layer" ];
+    package_program = [ "attributes" ];
     plan_layers = [ "attributes" ];
     read_base_image = [
       "archives"

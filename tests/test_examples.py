@@ -117,7 +117,7 @@ def test_shell(unpack: Callable[..., Container]) -> None:
 # Waits for the server to start.
 FETCH = """
 import time, urllib.request
-for attempt in range(100):
+for attempt in range(600):
     try:
         with urllib.request.urlopen("http://127.0.0.1:80/", timeout=5) as response:
             print(response.headers["Server"], response.read().decode())

@@ -418,7 +418,7 @@ def test_a_signal_ends_the_builds(odd: Wrapper, number: signal.Signals) -> None:
     else:
         assert status == 128 + number
         assert rest.splitlines()[-1] == f"nixery-build-image: ended by {number.name}"
-    for _ in range(100):
+    for _ in range(600):
         if not sleeping(builders):
             return
         time.sleep(0.1)

@@ -131,7 +131,6 @@ let
       inherit lib config overlays;
       inherit (functions.stdenv) system;
       pkgs = self;
-      callPackage = lib.callPackageWith self;
       buildPackages =
         if crossSystem == null then self else import ./. { inherit system config overlays; };
       pkgsCross.aarch64-multiplatform = import ./. {

@@ -2,17 +2,12 @@
 # names.
 let
   inherit (builtins)
-    attrNames
     concatStringsSep
-    elem
     elemAt
     filter
-    foldl'
     genList
     head
     isAttrs
-    isFunction
-    isList
     isString
     length
     listToAttrs
@@ -26,31 +21,10 @@ in
 rec {
   inherit (builtins)
     all
-    any
-    attrNames
-    attrValues
-    concatLists
     concatMap
-    concatStringsSep
-    elem
-    elemAt
     filter
     foldl'
-    functionArgs
     genList
-    head
-    isAttrs
-    isFunction
-    isInt
-    isList
-    isString
-    length
-    listToAttrs
-    mapAttrs
-    replaceStrings
-    stringLength
-    substring
-    tail
     ;
 
   # Functions
@@ -67,30 +41,23 @@ rec {
       prev = f final;
     in
     prev // overlay final prev;
-  callPackageWith =
-    set: f: arguments:
-    let
-      function = if isFunction f then f else import f;
-    in
-    function (builtins.intersectAttrs (builtins.functionArgs function) set // arguments);
   importJSON = path: builtins.fromJSON (builtins.readFile path);
 
   # Lists
   optional = condition: x: if condition then [ x ] else [ ];
   optionals = condition: list: if condition then list else [ ];
-  flatten = x: if isList x then builtins.concatMap flatten x else [ x ];
-  toList = x: if isList x then x else [ x ];
-  unique = foldl' (list: x: if elem x list then list else list ++ [ x ]) [ ];
   last = list: elemAt list (length list - 1);
 
   # Attribute sets
-  nameValuePair = name: value: { inherit name value; };
-  genAttrs = names: f: listToAttrs (map (name: nameValuePair name (f name)) names);
+  genAttrs =
+    names: f:
+    listToAttrs (
+      map (name: {
+        inherit name;
+        value = f name;
+      }) names
+    );
   optionalAttrs = condition: set: if condition then set else { };
-  filterAttrs =
-    predicate: set:
-    removeAttrs set (filter (name: !predicate name set.${name}) (attrNames set));
-  mapAttrsToList = f: set: map (name: f name set.${name}) (attrNames set);
   attrByPath =
     path: default: set:
     if path == [ ] then
@@ -113,14 +80,12 @@ rec {
     ) b;
 
   # Strings
-  optionalString = condition: text: if condition then text else "";
   hasPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
   removePrefix =
     prefix: text: if hasPrefix prefix text then substring (stringLength prefix) (-1) text else text;
   concatMapStringsSep =
     separator: f: list:
     concatStringsSep separator (map f list);
-  concatMapStrings = concatMapStringsSep "";
   stringToCharacters = text: genList (n: substring n 1 text) (stringLength text);
   splitString =
     let
@@ -134,7 +99,6 @@ rec {
   escapeShellArg = argument: "'${replaceStrings [ "'" ] [ "'\\''" ] (toString argument)}'";
 
   # Packages
-  isDerivation = x: isAttrs x && (x.type or null) == "derivation";
   getBin = package: package.bin or package.out or package;
   getExe =
     package: "${getBin package}/bin/${package.meta.mainProgram or package.pname or package.name}";

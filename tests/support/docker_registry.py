@@ -45,7 +45,7 @@ def run_registry(folder: Path, authentication: str = "") -> Iterator[DockerRegis
         command = ["docker-registry", "serve", folder / "config.yml"]
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        for _ in range(100):
+        for _ in range(600):
             try:
                 urllib.request.urlopen(f"http://{address}/v2/").close()
                 break

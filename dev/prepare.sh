@@ -18,7 +18,7 @@ print_help() {
 run_as_root() {
   local request="ask the administrator of this machine to run: $1"
   ((UID == 0)) || type -P sudo >/dev/null || fail "$request"
-  say "installs up to 55 MB, as root: $1; CONTRIBUTING.md says how to remove it"
+  say "running as root (40 MB to download, no service is started): $1"
   if ((UID == 0)); then
     sh -c "$1" >&2 || fail "that failed"
   else

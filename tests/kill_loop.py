@@ -32,6 +32,7 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.dont_write_bytecode = True
+    sys.path.append(str(Path(__file__).resolve().parent / "support"))
 
 from nix import ROOT, Nix
 from registry_process import Registry

@@ -17,18 +17,32 @@ let
   # What the set lacks and streamLayeredImage does run
   substitutes = {
     callPackage = _: _: null;
-    go.GOARCH = pkgs.stdenv.hostPlatform.go.GOARCH;
-    lib = pkgs.lib // {
-      makeOverridable = function: function;
-    };
+    go.GOARCH = "amd64"; # only a word in the image
+    lib = import (nixpkgs + "/lib");
     # Called as: makeWrapper PROGRAM FILE --add-flags ARGUMENT
     makeWrapper = pkgs.writeShellScriptBin "makeWrapper" ''
       printf '#!%s\nexec %s %s\n' ${pkgs.bash}/bin/bash "$1" "$4" >"$2"
       chmod +x "$2"
     '';
+    symlinkJoin =
+      arguments:
+      pkgs.runCommand arguments.name (removeAttrs arguments [ "name" ]) ''
+        mkdir $out
+        # All contents are in the image, also those whose files have the names of others.
+        echo $paths >$out/contents
+        for path in $paths; do
+          cp --recursive --symbolic-link --no-clobber "$path/." $out
+          chmod --recursive u+w $out
+        done
+        ${arguments.postBuild}
+      '';
     writePython3 =
       name: _: file:
-      pkgs.writeScript name ("#!${pkgs.python3}/bin/python3\n" + builtins.readFile file);
+      pkgs.writeTextFile {
+        inherit name;
+        text = "#!${pkgs.python3}/bin/python3\n" + builtins.readFile file;
+        executable = true;
+      };
     buildPackages = pkgs // {
       referencesByPopularity =
         path:
@@ -38,10 +52,17 @@ let
             path = nixpkgs + "/pkgs/build-support/references-by-popularity/closure-graph.py";
           };
         in
-        pkgs.runCommand "closure-paths" {
-          exportReferencesGraph.graph = path;
+        derivation {
+          name = "closure-paths";
+          system = builtins.currentSystem;
           __structuredAttrs = true;
-        } "${pkgs.python3}/bin/python3 ${program} .attrs.json graph >$out";
+          exportReferencesGraph.graph = path;
+          builder = "${pkgs.bash}/bin/bash";
+          args = [
+            "-c"
+            "source .attrs.sh; ${pkgs.python3}/bin/python3 ${program} .attrs.json graph >\${outputs[out]}"
+          ];
+        };
     };
   };
 in

@@ -8,6 +8,9 @@ The image's name is its packages (`shell` stands for what one wants at hand). Th
 revision of nixpkgs that they come from, and `latest` the project's own. Other tags must be allowed
 with --tag, since a tag can name any commit of any fork of nixpkgs.
 
+With `-- --argstr systems '["x86_64-linux", "aarch64-linux"]'` each client gets the image for its
+machine.
+
 It is for trying this out, and shows how a server uses `nixery-build-image`: it passes what
 strangers typed with --argstr, reads one JSON file, and sends files of the Nix store. Encryption,
 users and limits are left to a reverse proxy, see docs/registry.md.
@@ -63,6 +66,7 @@ class Image:
     manifest: bytes
     media_type: str
     locations: dict[str, dict[str, Any]]
+    images: dict[str, str]  # of an image index: media types of its manifests by digest
 
     @classmethod
     def read(cls, root: Path) -> Image:
@@ -73,7 +77,9 @@ class Image:
             answer["manifest"], sort_keys=True, separators=(",", ":"), ensure_ascii=False
         )
         media_type = answer["manifest"]["mediaType"]
-        return cls(root, text.encode(), media_type, answer["layerLocations"])
+        children = answer["manifest"].get("manifests", [])
+        images = {child["digest"]: child["mediaType"] for child in children}
+        return cls(root, text.encode(), media_type, answer["layerLocations"], images)
 
     @property
     def digest(self) -> str:
@@ -151,6 +157,15 @@ class Images:
             location = image.locations.get(digest.partition(":")[2])
             if location and os.path.exists(location["path"]):
                 return location
+        return None
+
+    def find_manifest(self, digest: str) -> tuple[str, bytes] | None:
+        """Return media type and text of a manifest: of a held image, or of one in a held index."""
+        if image := self.find(digest):
+            return image.media_type, image.manifest
+        for index in list(self.held.values()):
+            if digest in index.images and (location := self.find_blob(digest)):
+                return index.images[digest], Path(location["path"]).read_bytes()
         return None
 
     def build(self, name: str, tag: str) -> Image:
@@ -259,14 +274,16 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(404, "UNSUPPORTED", "of tags there is a list and nothing else", None)
 
     def send_manifest(self, name: str, reference: str) -> None:
-        if ":" in reference:
-            image = self.images.find(reference)
-            if image is None:
-                message = "no image with this manifest is held; ask by tag to have it built"
-                raise Refusal(404, "MANIFEST_UNKNOWN", message, None)
-        else:
+        if ":" not in reference:
             image = self.images.build(name, reference)
-        self.send(200, image.manifest, image.media_type, {"Docker-Content-Digest": image.digest})
+            reference, found = image.digest, (image.media_type, image.manifest)
+        else:
+            found = self.images.find_manifest(reference)
+        if found is None:
+            message = "no image with this manifest is held; ask by tag to have it built"
+            raise Refusal(404, "MANIFEST_UNKNOWN", message, None)
+        media_type, manifest = found
+        self.send(200, manifest, media_type, {"Docker-Content-Digest": reference})
 
     def send_blob(self, digest: str) -> None:
         location = self.images.find_blob(digest)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from nix import ROOT, Nix, attempt, run
+from docker_registry import run_registry
+from nix import ROOT, Image, Nix, attempt, run
 from registry import Source
-from registry_process import Registry, digest_at, docker_registry, free_port
+from registry_process import Registry, digest_at, free_port
 from served import Wrapper
 
 
@@ -48,14 +49,26 @@ def test_skopeo_pulls(registry: Registry, image: str, tmp_path: Path) -> None:
 
 
 def test_copy_into_another_registry(registry: Registry, tmp_path: Path) -> None:
-    with docker_registry(tmp_path) as port:
+    with run_registry(tmp_path) as there:
         for name in ("jq", "jq/hello"):
             command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
             command += ["--dest-tls-verify=false", f"docker://localhost:{registry.port}/{name}"]
-            run(*command, f"docker://localhost:{port}/{name}")
-            assert digest_at(f"localhost:{port}/{name}") == digest_at(
+            run(*command, there.reference(name))
+            assert digest_at(f"{there.address}/{name}") == digest_at(
                 f"localhost:{registry.port}/{name}"
             )
+
+
+def test_one_image_for_several_machines(nix: Nix, tmp_path: Path) -> None:
+    options = "--argstr", "systems", '["x86_64-linux", "aarch64-linux"]'
+    with Registry(Wrapper.of(nix), tmp_path, *options).running() as registry:
+        # Data: the set can't compile programs for another machine.
+        there = f"docker://localhost:{registry.port}/tzdata"
+        for architecture in "arm64", "amd64":
+            copy = ["skopeo", "--insecure-policy", f"--override-arch={architecture}", "copy"]
+            run(*copy, "--src-tls-verify=false", there, f"oci:{tmp_path}/{architecture}:v1")
+            assert Image(tmp_path / architecture).config["architecture"] == architecture
+        run(*copy, "--all", "--src-tls-verify=false", there, f"oci:{tmp_path}/all:v1")
 
 
 def test_eight_clients_at_once(registry: Registry, tmp_path: Path) -> None:

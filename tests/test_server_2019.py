@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from containers import PODMAN_RUN, podman
+from docker_registry import run_registry
 from nix import ROOT, Nix, attempt, run
-from registry_process import digest_at, docker_registry
+from registry_process import digest_at
 from served import Wrapper
 from server_2019 import MEDIA_TYPE, server_2019
 
@@ -50,10 +51,10 @@ def test_podman_pulls_and_runs_what_it_serves(server: str, short_folder: Path) -
 
 def test_docker_registry_takes_what_it_serves(server: str, tmp_path: Path) -> None:
     """Unchanged, so that its parser is the one that reads the manifest."""
-    with docker_registry(tmp_path) as port:
+    with run_registry(tmp_path) as there:
         options = ["--dest-tls-verify=false", "--preserve-digests"]
-        run(*copy(*options, f"docker://{server}/git", f"docker://localhost:{port}/git"))
-        assert digest_at(f"localhost:{port}/git") == digest_at(f"{server}/git")
+        run(*copy(*options, f"docker://{server}/git", there.reference("git")))
+        assert digest_at(f"{there.address}/git") == digest_at(f"{server}/git")
 
 
 @pytest.mark.parametrize("name", ["unfree", "broken", "gti", "git/removed"])

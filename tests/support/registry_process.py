@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
@@ -22,29 +21,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-@contextmanager
-def docker_registry(folder: Path) -> Iterator[int]:
-    """Run Docker's registry, with what it stores below `folder`; its port."""
-    port = free_port()
-    (folder / "config.yml").write_text(
-        "version: 0.1\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder}/storage}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    command = ["docker-registry", "serve", folder / "config.yml"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
-        try:
-            while True:
-                assert server.poll() is None
-                with contextlib.suppress(OSError):
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                time.sleep(0.05)
-            yield port
-        finally:
-            server.terminate()
 
 
 def digest_at(location: str) -> str:

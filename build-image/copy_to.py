@@ -93,9 +93,10 @@ class Image:
 
 
 class Registry(ThreadingTCPServer):
-    """Serves one image on a free port of the loopback interface."""
+    """Serves one image on a free port of the loopback interface until this process ends."""
 
     daemon_threads = True
+    request_queue_size = 64  # skopeo connects several times at once
 
     def __init__(self, image: Image) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -167,12 +168,14 @@ def say(message: str) -> None:
     print(f"copy-to: {message}", file=sys.stderr, flush=True)
 
 
-def push(image: Image, skopeo: str, destination: str, options: list[str]) -> str:
-    """Copy the image to one destination; return the digest that it has there.
+def push(registry: Registry, skopeo: str, destination: str, options: list[str]) -> str:
+    """Copy the registry's image to one destination; return the digest that it has there.
 
     Raises `Unavailable`, and CalledProcessError where skopeo fails, which has said why.
     """
-    with Registry(image) as registry, tempfile.NamedTemporaryFile() as digest:
+    image = registry.image
+    registry.sent.clear()
+    with tempfile.NamedTemporaryFile() as digest:
         command = [skopeo, "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
         command += ["--digestfile", digest.name]
         if image.is_index and INDEX_DESTINATION.match(destination):
@@ -198,10 +201,10 @@ def main(skopeo: str, documents: str, derivations: str, *words: str) -> int:
         given = f"no destination among {' '.join(words)}" if words else "no destination"
         say(f"{given}: name one, as in copy-to docker://registry.example.org/name:tag")
         return 2
-    image = Image(documents, json.loads(derivations))
+    registry = Registry(Image(documents, json.loads(derivations)))
     for destination in destinations:
         try:
-            print(push(image, skopeo, destination, options), flush=True)
+            print(push(registry, skopeo, destination, options), flush=True)
         except Unavailable as error:
             say(str(error))
             return 1

@@ -72,9 +72,10 @@ in
     exec ${concatStringsSep " " archiveCommand}
   '';
 
-  # `copy-to DESTINATION ... [OPTION ...]`: sends what is missing there; see copy_to.py.
+  # `copy-to DESTINATION ... [OPTION ...]`: sends what is missing there; see copy_to.py. With -I,
+  # Python does not search the program's folder, all of the store, for modules.
   copyTo = tools.writeShellScriptBin "copy-to" ''
-    exec ${tools.python3}/bin/python3 -BEsS ${./copy_to.py} ${tools.skopeo}/bin/skopeo \
+    exec ${tools.python3}/bin/python3 -BIS ${./copy_to.py} ${tools.skopeo}/bin/skopeo \
       ${documents} '${toJSON derivations}' "$@"
   '';
 }

@@ -180,6 +180,10 @@ def test_timeout(odd: Wrapper) -> None:
         ("--argstr packages []", "packages is empty"),
         ("--argstr packages [1]", 'packages must be a JSON array of strings such as ["git"], not'),
         ('--argstr packages ["git]', "argument packages: "),
+        (
+            '--argstr packages ["git"',
+            'packages must be a JSON array of strings such as ["git"], not',
+        ),
         ('--argstr packages ["hello\\u0000"]', "packages has \\u0000 in a string"),
         ("--argstr maxLayers 0", "maxLayers must be"),
         ("--argstr mediaTypes podman", 'mediaTypes must be "docker" or "oci", not "podman"'),

@@ -229,6 +229,8 @@ let
       created
       ;
     descriptions = map (layer: layer.description) packed;
+    # Without context: the documents mention the blobs, and do without them.
+    blobs = map (layer: builtins.unsafeDiscardStringContext layer.outPath) packed;
     base = if base == null then null else base.image;
     # Without context: what the configuration names is in the layers, and the layout only mentions
     # it.

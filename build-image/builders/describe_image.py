@@ -4,14 +4,15 @@ The layers themselves play no part: where a binary cache has the descriptions, a
 image, and can ask a registry for its digests, without any of its blobs.
 
 Attributes: `descriptions`, files with lists of layers as pack_layer.py describes them, in the
-image's order, those of the base first; `base`, what else read_base_image.py says of a base image, a
-file, or null; `config`, the image's configuration as the OCI image specification has it;
-`environment`, variables that give way to those of the base and the configuration; `architecture`,
-`variant`; `created`, in seconds since 1970. Writes the folder `out`:
+image's order, those of the base first; `blobs`, the store paths of the outputs that they describe;
+`base`, what else read_base_image.py says of a base image, a file, or null; `config`, the image's
+configuration as the OCI image specification has it; `environment`, variables that give way to those
+of the base and the configuration; `architecture`, `variant`; `created`, in seconds since 1970.
+Writes the folder `out`:
 
     config.json     the blob of the configuration
     manifest.json   the blob of the manifest
-    layers.json     the descriptions of all layers in one list
+    layers.json     the descriptions of all layers in one list, each with the `path` of its blob
 
 Follows the OCI image specification 1.1: manifest.md, config.md.
 """
@@ -110,7 +111,11 @@ def main() -> None:
     base = {"config": {}, "history": [], "layerCount": 0}
     if attributes["base"]:
         base = read_json(attributes["base"])
-    layers = [layer for file in attributes["descriptions"] for layer in read_json(file)]
+    layers = [
+        {**layer, "path": os.path.join(output, layer["file"]).rstrip("/")}
+        for file, output in zip(attributes["descriptions"], attributes["blobs"])
+        for layer in read_json(file)
+    ]
     config = encode_json(image_config(attributes, layers, base))
     os.mkdir(out)
     with open(os.path.join(out, "config.json"), "wb") as file:

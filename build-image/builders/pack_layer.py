@@ -12,11 +12,11 @@ how every layer of the image is packed: `tar`, a program; `compressor` ("gz", "z
 store paths, NAME:ID each. Writes the blob as output `out`, and as output `description` a list of
 one description:
 
-    {"digest", "diffId", "size", "mediaType", "md5", "storePaths", "path"}
+    {"digest", "diffId", "size", "mediaType", "md5", "storePaths", "file"}
 
 digest and diffId are those of the OCI image specification: "sha256:" and the hash of the layer as
-stored and of the uncompressed archive. `path` is the blob's; naming it keeps nothing alive, so that
-an image can be described where its blobs are not.
+stored and of the uncompressed archive. `file` is where the blob is in the output, here "": a build
+does not always know the output's own path, since Nix may build beside one that is there.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def pack_layer(packing: dict, layer: dict, blob: str, compressors: int) -> dict:
         "mediaType": LAYER_TYPE + ending,
         "md5": md5.hexdigest(),
         "storePaths": layer["contents"],
-        "path": blob,
+        "file": "",
     }
 
 

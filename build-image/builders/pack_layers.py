@@ -20,8 +20,9 @@ from processes import cores
 
 def main() -> None:
     attributes = read_attributes()
-    out = attributes["outputs"]["out"]
-    os.mkdir(out)
+    outputs, plan = attributes["outputs"], read_json(attributes["groupedLayers"])
+    files = [f"{number:03}" for number in range(len(plan))]
+    os.mkdir(outputs["out"])
     # Threads share Python's lock: more than a few do not read faster. One compressor more for each
     # than its share of the cores goes on while the thread reads.
     threads = min(cores(), 8)
@@ -29,11 +30,12 @@ def main() -> None:
     with ThreadPoolExecutor(threads) as pool:
         jobs = [
             pool.submit(
-                pack_layer, attributes, layer, os.path.join(out, f"{number:03}"), compressors
+                pack_layer, attributes, layer, os.path.join(outputs["out"], file), compressors
             )
-            for number, layer in enumerate(read_json(attributes["groupedLayers"]))
+            for file, layer in zip(files, plan)
         ]
-        write_json(attributes["outputs"]["description"], [job.result() for job in jobs])
+        descriptions = [{**job.result(), "file": file} for file, job in zip(files, jobs)]
+    write_json(outputs["description"], descriptions)
 
 
 if __name__ == "__main__":

@@ -226,13 +226,18 @@ def read_layers(
         md5 = hashlib.md5(usedforsecurity=False)
         for chunk in read_chunks(blob):
             md5.update(chunk)
-        with open(blob, "rb") as file:
-            ending, program = _COMPRESSIONS.get(file.read(2), ("", None))
+        with open(blob, "rb") as start:
+            ending, program = _COMPRESSIONS.get(start.read(2), ("", None))
         chunks = decompress(blob, program and attributes[program])
         found, actual = read_archive(chunks, attributes["outputs"]["out"])
         if actual != diff_id:
             raise ImageError(f"the layer {descriptor['digest']} has another diff id: {actual}")
         names.append(found)
+        file = blob_path("", descriptor["digest"])
+        place = os.path.join(attributes["outputs"]["out"], file)
+        if not os.path.lexists(place):
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            os.symlink(blob, place)
         layers.append(
             {
                 "digest": descriptor["digest"],
@@ -240,7 +245,7 @@ def read_layers(
                 "size": descriptor["size"],
                 "mediaType": LAYER_TYPE + ending,
                 "md5": md5.hexdigest(),
-                "path": blob,
+                "file": file,
                 "annotations": field(descriptor, "annotations", dict, {}),
             }
         )
@@ -283,9 +288,6 @@ def read_image(layout: Layout, attributes: dict) -> None:
     diff_ids = check_config(config, architecture, layer_count)
     os.makedirs(outputs["out"], exist_ok=True)
     layers = read_layers(layout, manifest, diff_ids, attributes)
-    if layout.folder != outputs["out"]:
-        for digest, blob in {layer["digest"]: layer["path"] for layer in layers}.items():
-            os.symlink(blob, os.path.join(outputs["out"], digest))
     write_json(outputs["description"], layers)
     image = {
         "config": field(config, "config", dict, {}),

@@ -13,14 +13,22 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archives import tar_command
 from attributes import encode_json
-from describe_image import merge_environment
-from link_contents import check_tree, complete_root, link_contents
+from describe_image import image_config, merge_environment
+from link_contents import (
+    check_tree,
+    complete_root,
+    link_contents,
+    make_tree,
+    write_archive,
+)
 from make_database import registration
 from nix import ROOT
 from pack_layer import _parts
@@ -55,12 +63,13 @@ class TestPack:
         compressor: str,
         program: str | None = None,
         cores: int = 2,
+        tar: str | None = None,
     ) -> subprocess.CompletedProcess:
         folder.mkdir()
         attributes = {
             "outputs": {name: str(folder / name) for name in ("out", "description")},
             "contents": [str(content)],
-            "tar": shutil.which("tar"),
+            "tar": tar or shutil.which("tar"),
             "compressor": compressor,
             "compressorProgram": shutil.which(program or COMPRESSORS[compressor]),
             "storeDir": "/nix/store",
@@ -104,6 +113,33 @@ class TestPack:
         done = self.pack(tmp_path / "build", content, "gz", "false", cores)
         assert done.returncode == 1
         assert done.stderr == f"error: {shutil.which('false')} failed with status 1\n"
+
+    def script(self, folder: Path, text: str) -> str:
+        """Write a shell script; return its name."""
+        (folder / "script").write_text(f"#!/bin/sh\nPATH={os.environ['PATH']}\n{text}\n")
+        (folder / "script").chmod(0o755)
+        return str(folder / "script")
+
+    def test_files_whose_links_change_meanwhile_are_packed(self, tmp_path, content):
+        """tar then ends with status 1; `auto-optimise-store` does that."""
+        tar = self.script(tmp_path, 'tar "$@"; exit 1')
+        assert self.pack(tmp_path / "build", content, "none", tar=tar).returncode == 0
+        assert self.pack(tmp_path / "plain", content, "none").returncode == 0
+        for name in "out", "description":
+            assert (tmp_path / "build" / name).read_bytes() == (
+                (tmp_path / "plain" / name).read_bytes()
+            )
+
+    def test_no_more_compressors_run_at_once_than_there_are_cores(self, tmp_path, content):
+        (tmp_path / "running").mkdir()
+        program = self.script(
+            tmp_path,
+            f"cd {tmp_path}; touch running/$$; ls running | wc -l >>counts\n"
+            "sleep .1; rm running/$$",
+        )
+        assert self.pack(tmp_path / "build", content, "gz", program, cores=3).returncode == 0
+        counts = list(map(int, (tmp_path / "counts").read_text().split()))
+        assert len(counts) > 9 and max(counts) <= 3
 
     def test_failing_tar_ends_the_build(self, tmp_path):
         done = self.pack(tmp_path / "build", tmp_path / "nothing", "gz")
@@ -377,6 +413,27 @@ class TestRoot:
         assert tree == {"tmp": None}
 
 
+class TestRootArchive:
+    def test_has_the_bytes_that_tar_makes_of_the_same_tree(self, tmp_path):
+        """So that commands that do nothing change nothing, and names have one order."""
+        places = ["b", "a", "a/x", "a-b", "a.b/\xe9", "a.b", "tmp", "a/\udcff", "a/\uffff", "a/~"]
+        folders = {"a", "a.b", "tmp"}
+        tree = {
+            place: None if place in folders else f"/nix/store/{place}" for place in sorted(places)
+        }
+        write_archive(tree, str(tmp_path / "written"), 86400)
+        make_tree(tree, str(tmp_path / "tree"))
+        command = tar_command("tar", 86400, "root:0", "root:0")
+        command += ["--blocking-factor=1", f"--directory={tmp_path}/tree", "--file=-", "--"]
+        done = subprocess.run(
+            [*command, *sorted(os.listdir(tmp_path / "tree"), key=os.fsencode)],
+            stdout=subprocess.PIPE,
+            check=True,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        assert (tmp_path / "written").read_bytes() == done.stdout
+
+
 class TestJSON:
     HASH = "0123456789abcdfghijklmnpqrsvwxyz"
 
@@ -408,6 +465,64 @@ class TestEnvironment:
         last = dict(variable.split("=", 1) for variable in first + second)
         assert dict(variable.split("=", 1) for variable in merged) == last
         assert len(merged) == len(last)
+
+
+class TestConfiguration:
+    """What the image's configuration takes from that of a base image, and what it replaces."""
+
+    BASE: ClassVar[dict] = {
+        "config": {
+            "Env": ["A=base", "B=base"],
+            "Volumes": {"/base": {}},
+            "ExposedPorts": {"1/tcp": {}},
+            "Labels": {"a": "base", "b": "base"},
+            "User": "base",
+            "WorkingDir": "/base",
+        },
+        "history": [{"comment": "of the base"}],
+        "layerCount": 1,
+    }
+
+    def configure(self, **given: object) -> dict:
+        attributes = {
+            "created": 1,
+            "architecture": "arm",
+            "variant": "v7",
+            "environment": ["A=ready-made", "C=ready-made"],
+            "config": given,
+        }
+        layers = [
+            {"diffId": "1", "storePaths": []},
+            {"diffId": "2", "storePaths": ["/nix/store/x"]},
+            {"diffId": "3", "storePaths": []},
+        ]
+        return image_config(attributes, layers, self.BASE)
+
+    def test_of_the_base_gives_way_and_ready_made_contents_to_both(self):
+        config = self.configure(Env=["B=own"], User="own")["config"]
+        assert config["Env"] == ["A=base", "C=ready-made", "B=own"]
+        assert (config["User"], config["WorkingDir"]) == ("own", "/base")
+
+    def test_sets_are_merged(self):
+        given = {
+            "Volumes": {"/own": {}},
+            "ExposedPorts": {"2/tcp": {}},
+            "Labels": {"b": "own"},
+        }
+        config = self.configure(**given)["config"]
+        assert config["Volumes"] == {"/base": {}, "/own": {}}
+        assert config["ExposedPorts"] == {"1/tcp": {}, "2/tcp": {}}
+        assert config["Labels"] == {"a": "base", "b": "own"}
+
+    def test_history_says_what_is_in_each_layer(self):
+        found = self.configure()
+        assert [entry["comment"] for entry in found["history"]] == [
+            "of the base",
+            "store paths: /nix/store/x",
+            "symlinks and files of the root",
+        ]
+        assert found["rootfs"]["diff_ids"] == ["1", "2", "3"]
+        assert (found["architecture"], found["variant"], found["os"]) == ("arm", "v7", "linux")
 
 
 class TestPlan:

@@ -198,7 +198,7 @@ def test_timeout(odd: Wrapper) -> None:
         ),
         ("--argstr maxLayerz 7", "there is no argument maxLayerz (did you mean maxLayers?)"),
         ("--arg package []", "there is no argument package (did you mean packages?)"),
-        ("--argstr srcArgs /no/such/set", "package set: getting status of '/no/such/set'"),
+        ("--argstr srcArgs /no/such/set", "'/no/such/set'"),
     ],
 )
 def test_wrong_arguments(wrapper: Wrapper, words: str, reason: str) -> None:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Group the store paths of a container image into layers that other images have too.
 
-A container image is a list of layers, and a host pulls only those that it does not have yet. An
-image of Nix store paths may have hundreds of paths, registries and file systems allow about a
-hundred layers: so this program decides which paths share one, such that another image, or the
-next revision of this one, comes to the same layers wherever the two have paths in common.
+A host pulls only the layers of an image that it does not have yet. An image may have hundreds of
+store paths, registries and file systems allow about a hundred layers: so this program decides which
+paths share one, such that another image, or the next revision of this one, comes to the same layers
+wherever the two have paths in common.
 
 Input
 -----
@@ -77,16 +77,12 @@ is popularity times the sum of closure sizes over the subtree.
     4 ABC DF E G
     10 A B C DF E G
 
-`reuse`, the default, asks how many bytes a layer will save from being moved again. It runs the
-merging backwards: at first all is one layer, then those that save most are split off.
+`reuse`, the default, merges in each path's own closure before it merges in the image's. So a path
+has the same layers below it in every image, and an image takes those that are worth most. Above
+`_reuse` it is told in full.
 
     >>> print(*("".join(layer.contents) + ":" + layer.reason for layer in group(graph, budget=4)))
-    G:large CDEF:bundle A:requested B:merged
-
-Complexity
-----------
-Linear in the paths and references, but for sorting, and for a factor of log(paths) where a path has
-many dominators above it (see `dominator_tree`).
+    G:large A:requested CE:bundle BDF:merged
 
 References
 ----------
@@ -98,9 +94,6 @@ The frame of root edges, dominator tree and merging is that of Nixery's group-la
     jump pointers that find an ancestor in logarithmic time, one for each vertex.
 [3] L. Georgiadis, R. E. Tarjan, R. F. Werneck, "Finding Dominators in Practice", Journal of Graph
     Algorithms and Applications 10, 2006: semidominators and the nearest common ancestor.
-[4] G. Cornuejols, M. L. Fisher, G. L. Nemhauser, "Location of Bank Accounts to Optimize Float",
-    Management Science 23, 1977: greedy opening of facilities, and how close it comes to the best.
-[5] M. Bruls, K. Huizing, J. J. van Wijk, "Squarified Treemaps", Data Visualization 2000.
 """
 
 from __future__ import annotations
@@ -111,19 +104,17 @@ import json
 import os
 import re
 import sys
-from bisect import bisect_right
-from collections import Counter
+from collections import Counter, namedtuple
 from contextlib import suppress
 from functools import partial
-from heapq import heapify, heappop, heapreplace
-from itertools import chain
-from math import isqrt
-from operator import add
-from types import SimpleNamespace
+from itertools import chain, compress, islice
+from math import sqrt
+from operator import add, mul
 
 TYPE_CHECKING = False  # as typing has it; importing that, for NamedTuple say, takes 3 of 28 ms
 if TYPE_CHECKING:
-    from typing import Callable, TypeVar
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import TypeVar
 
     _T = TypeVar("_T")
 
@@ -135,8 +126,8 @@ __all__ = [
     "Graph",
     "GraphError",
     "Layer",
+    "OutputError",
     "dominator_tree",
-    "draw",
     "explain",
     "format_explanation",
     "group",
@@ -156,8 +147,8 @@ REASONS = {
     "large": "a path that is worth a layer (nixery: one with a large closure)",
     "popular": "a path that many packages refer to, says the table",
     "shared": "a path that several others need, with all that only it needs",
-    "bundle": "paths that all come with the one that it is named after",
-    "stratum": "paths that change equally seldom",
+    "bundle": "small paths that the one it is named after needs, in any image",
+    "stratum": "what is left, of it what changes seldom",
     "merged": "what is left",
     "unreached": "what no root needs",
 }
@@ -167,21 +158,26 @@ class GraphError(ValueError):
     """What should be a reference graph, a popularity table or a budget is not one."""
 
 
-class Graph(SimpleNamespace):
+class OutputError(Exception):
+    """A file can't be written; the message names it."""
+
+
+class Graph(namedtuple("Graph", "paths nar_sizes closure_sizes references roots unreached")):
     """The reference graph of a closure. Paths are numbered: a list's element n is of path n."""
 
+    __slots__ = ()
     paths: list[str]
     nar_sizes: list[int]  # bytes of the path itself
     closure_sizes: list[int]  # bytes of the path and of all that it needs
     references: list[list[int]]  # in no particular order; a path may refer to itself
     roots: list[int]  # the requested paths
-    order: list[int]  # the paths that they need, users first: in reverse postorder
-    unreached: list[int]  # the other paths
+    unreached: list[int]  # the paths that those do not need
 
 
-class Layer(SimpleNamespace):
+class Layer(namedtuple("Layer", "contents size name reason")):
     """Store paths that go into an image together."""
 
+    __slots__ = ()
     contents: list[str]  # sorted
     size: int  # bytes, the sum of narSize
     name: str  # the path that it is named after; of a bundle, one that may be in another layer
@@ -220,7 +216,8 @@ def load_graph(text: str) -> Graph:
         if type(entry) is not tuple:
             raise GraphError(f"entry {position}: {_fault(entry)}{_place(entry)}")
         number = entry[0]
-        if described[number] and not _same(described[number], entry):
+        known = described[number] or entry
+        if known[:3] != entry[:3] or set(known[3]) != set(entry[3]):
             path = _show(paths[number])
             raise GraphError(f'entry {position}: field "path": {path} again, with other data')
         described[number] = entry
@@ -247,17 +244,9 @@ def load_graph(text: str) -> Graph:
         described = [(*entry[:3], [new[number] for number in entry[3]]) for entry in described]
 
     _, nar_sizes, closure_sizes, references = map(list, zip(*described))
-    order = _reverse_postorder([*references, roots], len(paths))[1:]
-    reached = set(order)
-    return Graph(
-        paths=paths,
-        nar_sizes=nar_sizes,
-        closure_sizes=closure_sizes,
-        references=references,
-        roots=roots,
-        order=order,
-        unreached=[number for number in range(len(paths)) if number not in reached],
-    )
+    reached = set(_reverse_postorder([*references, roots], len(paths)))
+    unreached = [path for path in range(len(paths)) if path not in reached]
+    return Graph(paths, nar_sizes, closure_sizes, references, roots, unreached)
 
 
 def load_popularity(text: str) -> dict[str, int]:
@@ -357,10 +346,6 @@ def _place(entry: object) -> str:
     return f" ({_show(path)})" if _is_path(path) else ""
 
 
-def _same(entry: tuple, other: tuple) -> bool:
-    return entry[:3] == other[:3] and set(entry[3]) == set(other[3])
-
-
 def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**64
 
@@ -394,11 +379,13 @@ def dominator_tree(successors: list[list[int]], root: int) -> tuple[list[int], l
         ([0, 1, 2, 3], [0, 0, 0, 0, -1])
 
     This is the algorithm of Cooper, Harvey and Kennedy [1], with two changes. Each vertex pushes
-    itself into its successors, so that nobody needs lists of predecessors; and vertices meet by
-    jump pointers [2], not by climbing step by step, which takes quadratic time where chains meet.
-    One pass in reverse postorder is exact as long as no edge that leads backwards in it would have
-    changed a vertex that was done: never in an acyclic graph, nor where each cycle has one way in.
-    Any other graph is left to `_semidominators`. Time O(edges log vertices), in practice linear.
+    itself into its successors, so that nobody needs lists of predecessors. And their `intersect`,
+    which climbs step by step and takes quadratic time where chains meet, is `_meet` here, which
+    climbs by jump pointers [2]. Of their fixpoint, which goes over the graph until nothing changes,
+    one pass is left: in reverse postorder, all predecessors of a vertex of an acyclic graph, such
+    as a closure, come before it, so that its dominator is final when its turn comes. That also
+    holds where each cycle has one way in. Where an edge that leads backwards would change a vertex
+    that is done, `_semidominators` starts anew. Time O(edges log vertices), in practice linear.
     """
     order = _reverse_postorder(successors, root)
     return order, _dominators(successors, order)
@@ -548,39 +535,23 @@ def _check(graph: Graph, budget: int, layers: list[Layer]) -> None:
     placed = list(chain.from_iterable(layer.contents for layer in layers))
     if len(placed) != len(graph.paths) or set(placed) != set(graph.paths):
         raise AssertionError("the layers do not hold each path exactly once")
-    if sum(layer.size for layer in layers) != sum(graph.nar_sizes):
-        raise AssertionError("the layers do not have the bytes of the paths")
     if not 1 <= len(layers) <= budget:
         raise AssertionError(f"{len(layers)} layers for a budget of {budget}")
 
 
-def _image_tree(graph: Graph, root_edges: list[int]) -> tuple[list[int], list[int]]:
-    """Return the paths that the image reaches, users first, and their immediate dominators.
+def _subtrees(graph: Graph, root_edges: list[int]) -> dict[int, list[int]]:
+    """Return what each child of the image dominates, itself first.
 
     The image is one more vertex, which refers to the paths in `root_edges`.
     """
     image = len(graph.paths)
-    successors = [*graph.references, root_edges]
-    if graph.unreached:
-        order, dominator = dominator_tree(successors, image)
-        return order[1:], dominator
-    # Everything was found from the roots: more root edges lead to nothing new.
-    return graph.order, _dominators(successors, [image, *graph.order])
-
-
-def _subtrees(graph: Graph, order: list[int], dominator: list[int]) -> dict[int, list[int]]:
-    """Return what each child of the image dominates, itself first."""
-    image = len(graph.paths)
+    order, dominator = dominator_tree([*graph.references, root_edges], image)
     subtrees: dict[int, list[int]] = {}
     head = [image] * image
-    for path in order:
+    for path in order[1:]:
         above = dominator[path]
-        if above == image:
-            head[path] = path
-            subtrees[path] = [path]
-        else:
-            head[path] = head[above]
-            subtrees[head[path]].append(path)
+        head[path] = path if above == image else head[above]
+        subtrees.setdefault(head[path], []).append(path)
     return subtrees
 
 
@@ -613,17 +584,18 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
 
     The layers come in the order of their rating, the merged one first.
     """
-    counts = [popularity.get(store_name(path), 1) for path in graph.paths] if popularity else None
+    counts = [1] * len(graph.paths)
+    if popularity:
+        counts = [popularity.get(store_name(path), 1) for path in graph.paths]
     requested = set(graph.roots)
     large = {n for n, size in enumerate(graph.closure_sizes) if size > NIXERY_LARGE}
-    popular = {n for n, count in enumerate(counts or ()) if count >= NIXERY_POPULAR}
-    order, dominator = _image_tree(graph, list(requested | large | popular))
-    subtrees = _subtrees(graph, order, dominator)
+    popular = {n for n, count in enumerate(counts) if count >= NIXERY_POPULAR}
+    subtrees = _subtrees(graph, list(requested | large | popular))
     # Small ones only: the image refers to large and popular ones, needed or not.
-    unreached = [path for path in graph.unreached if dominator[path] < 0]
+    unreached = sorted(set(graph.unreached).difference(*subtrees.values()))
 
     ratings = {
-        head: sum(map(graph.closure_sizes.__getitem__, paths)) * (counts[head] if counts else 1)
+        head: sum(map(graph.closure_sizes.__getitem__, paths)) * counts[head]
         for head, paths in subtrees.items()
     }
 
@@ -652,296 +624,200 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
 
 # Strategy "reuse"
 #
-# A layer comes back only when exactly the same paths share it again. A path alone does so wherever
-# it is needed; a group does so as often as what holds it together. So the budget goes, one layer at
-# a time, to whatever saves most bytes from being moved again: a large path by itself; or the bundle
-# of paths below one path, its anchor, since whoever has the anchor has all of them; or a stratum of
-# paths that change equally seldom. What is left is one layer. In terms of the frame, each path that
-# gets a layer, and each open anchor, gets a root edge; a path below one open anchor is dominated by
-# it, one below several goes with the one that has most users; and the merge loop runs backwards,
-# from one layer up to the budget. It is the greedy cover of facility location [4] under one
-# estimate of how well a byte is placed, and nothing else divides the budget.
+# A layer is found again only where exactly the same paths share one. So two images should make the
+# same choice about what both have, and they do if they make it by looking at nothing else. Hence
+# the one idea: *a path has a plan of its own, which depends on its closure alone*. Every image that
+# has the path has its closure too, and can use any layer of its plan.
 #
-# The figures below are bytes moved / bytes needed, as bench/reuse.py defines them: `fleet` for many
-# images on one host, `update` and `rollout` for the next revision of one and of all of them; and
-# `share`, the part of what two images have in common that is moved once. They were chosen on two
-# package sets (nixos of 2018, debian bookworm) at budgets 24 and 96.
+# The plan of a path divides its closure among at most `budget` layers. It is composed from the
+# plans of the paths that it refers to:
+#
+# 1. The candidates are the layers of those plans, and the path by itself. A reference that another
+#    reference needs as well has no say of its own.
+# 2. The candidates that are worth most are taken, as long as they have no path in common, up to the
+#    budget less one. A layer is worth its bytes times the square root of how many of the plans have
+#    it: what several of them have, other images are likely to have. If there is a popularity table,
+#    it adds to that number for a path alone.
+# 3. What is left becomes one more layer, or two: what needs little changes seldom, so that paths
+#    with small closures are set apart. If there is no room for that, the least layer taken makes
+#    room, provided that it is worth less.
+#
+# Planning goes from the paths that need nothing to those that nothing needs. As long as a closure
+# has no more paths than the budget, each has a layer. Further up, the small ones come together in
+# layers that are candidates like any other, and the large ones stay alone all the way.
+#
+# An image is one more path, which refers to the requested ones, and its plan is the answer. So it
+# makes no difference whether packages are requested one by one or by way of one path that refers to
+# them: an environment, a wrapper, or the archive of an image's root.
+#
+# Layers are sets of paths, kept as integers with a bit for each. bench/results.md has the figures
+# with half and twice each constant.
 
-# What a byte is worth in a layer, per mille of what it is worth in a layer of its own path.
-ALONE_WORTH = 1000
-# The part that other images see, in a bundle. Its paths come with their anchor but may come without
-# it, hence times users(anchor) / users(path). From 240 to 480 nixos at 96 goes from fleet 1.262 and
-# share .962 to 1.239 and .954.
-SHARED_WORTH = 360
-# The part that the next revision sees, in a layer whose paths all change as seldom as this one.
-# With 100 debian's update at 24 is 1.181, with 200 it is 1.048; 300 costs .09 of nixos' rollout.
-STEADY_WORTH = 200
-# What needs much changes often. Cut at these closure sizes, the same in every image, paths have
-# four levels; 4, 12, 38 and 97 % of them (nixos), 0, 1, 26 and 27 % (debian) changed in an update.
-# Beside paths of a higher level a byte loses STEADY_WORTH times the difference of SURVIVAL, which
-# is exp(-closureSize / 64 MiB) per mille. One cut at 64 MiB costs .3 of debian's update at 24.
-LEVELS = (16 << 20, 64 << 20, 256 << 20)
-SURVIVAL = (882, 607, 135, 0)
-# Users are counted among so many largest paths, and so many paths may be anchors: a few machine
-# words of bits for each path keep both linear. 64 users cost .015 of fleet (nixos at 96), counting
-# all gains .005; 96 to 384 anchors are alike.
-USERS = 256
-ANCHORS = 128
-# So many classes of paths are told apart in full. Closures of packages have some 1 000 at any size;
-# random references make 26 000 of 100 000 paths, with which the cover took 1.0 s and now takes .25.
-CLASSES = 4096
-# Users elsewhere, known from a table, count by their root: with plain counts one wrong or missing
-# entry decides (half of a table: update 1.040, with the root 1.036). Factors of 2 to 8 are alike.
-ELSEWHERE = 4
-# A table that knows a smaller part of the names, per cent, is of another package set and left
-# aside: half of a table, if used, raises nixos' fleet at 96 from 1.231 to 1.258.
-KNOWN = 90
-# A layer costs a request and an archive, so one that saves fewer bytes is not opened: the largest
-# power of two that costs none of the figures at 96 more than .005. In time alone, measured pulling
-# from a registry, a layer is worth 250 kB (100 Mbit/s) to 3 MB (1 Gbit/s).
-LAYER_COST = 64 << 10
+# A closure of so many bytes is a small one. Of smaller ones fewer change with an update.
+SMALL_CLOSURE = 64 << 20
+# What a byte is worth in a layer of paths with small closures, of what it is worth in a layer that
+# a plan already has.
+STEADY_WORTH = 0.25
+# How many plans each doubling of a path's count in a popularity table is worth.
+POPULAR_WORTH = 0.5
+# In an image with more paths than these, so many of the largest can have layers by themselves, and
+# so many with the largest closures have plans. This bounds time and memory alone.
+DETAILED = 2048
+
+
+class _Layers:
+    """The layers of all plans, numbered. Layer n is path n alone, for paths numbered by size."""
+
+    def __init__(self, sizes: list[int], small: list[int], popularity: list[int]) -> None:
+        """Bytes of paths, largest first; the paths with small closures; counts from a table."""
+        self.path_sizes = sizes
+        self.sizes = sizes[:]
+        self.paths = [1 << path for path in range(len(sizes))]  # as bits
+        self.heads = list(range(len(sizes)))  # the paths in whose plans they came up first
+        self.steady = sum(map(self.paths.__getitem__, small))  # as bits
+        self.popularity = [POPULAR_WORTH * count.bit_length() for count in popularity]
+        self.has_table = any(popularity)
+        self._numbers = {paths: number for number, paths in enumerate(self.paths)}
+
+    def add(self, paths: int, size: int, head: int) -> int:
+        """Return the number of the layer that has these paths."""
+        number = self._numbers.setdefault(paths, len(self.paths))
+        if number == len(self.paths):
+            self.paths.append(paths)
+            self.sizes.append(size)
+            self.heads.append(head)
+            self.popularity.append(0)
+        return number
+
+    def compose(
+        self, plans: list[list[int]], closure: int, size: int, head: int, budget: int
+    ) -> list[int]:
+        """Return the plan of the path `head`, whose closure of `size` bytes the `plans` divide."""
+        paths, sizes = self.paths, self.sizes
+        supporters = Counter(chain.from_iterable(plans))
+        support = supporters.values()
+        if self.has_table:
+            support = map(add, support, map(self.popularity.__getitem__, supporters))
+        sized = map(sizes.__getitem__, supporters)
+        worth = dict(zip(supporters, map(mul, sized, map(sqrt, support))))
+        taken: list[int] = []
+        held = 0
+        for layer in sorted(worth, key=worth.__getitem__, reverse=True):
+            if not paths[layer] & held:
+                if len(taken) == budget - 1:
+                    break
+                taken.append(layer)
+                held |= paths[layer]
+        left = closure & ~held
+        size -= sum(map(sizes.__getitem__, taken))
+        steady = left & self.steady
+        if taken and steady and steady != left:
+            least = taken[-1]
+            lost = sizes[least] * sqrt(supporters[least])
+            full = len(taken) == budget - 1
+            if full and STEADY_WORTH * size > lost < STEADY_WORTH * self.size(steady):
+                taken.pop()
+                size += sizes[least]
+                left |= paths[least]
+                steady = left & self.steady
+            if len(taken) < budget - 1:
+                steady_size = self.size(steady)
+                taken.append(self.add(steady, steady_size, head))
+                size -= steady_size
+                left ^= steady
+        if left:
+            taken.append(self.add(left, size, head))
+        return taken
+
+    def size(self, paths: int) -> int:
+        return sum(_selected(self.path_sizes, paths))
+
+
+def _selected(values: Iterable[_T], bits: int) -> Iterator[_T]:
+    """Return those of the values for which a bit is set, the lowest for the first."""
+    return compress(values, reversed(f"{bits:b}".encode().translate(_IS_ONE)))
+
+
+_IS_ONE = bytes.maketrans(b"01", b"\0\1")
 
 
 def _reuse(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]:
-    """The layers that are most likely to come back, those that most images have first."""
-    order, dominator = _image_tree(graph, graph.roots + graph.unreached)
-    if not _is_acyclic(graph, order):
-        # Never so in a Nix store. What follows cuts cycles where the order does: let names decide.
-        graph = _numbered_by_name(graph)
-        order, dominator = _image_tree(graph, graph.roots + graph.unreached)
-    users = _count_users(graph, order, popularity)
-    levels = [bisect_right(LEVELS, size) for size in graph.closure_sizes]
-    anchors = _choose_anchors(graph, order, dominator)
-    anchors.sort(key=lambda path: (-users[path], _by_name(graph, path)))
-    placed = _cover(graph, budget, users, levels, anchors, _mark_below(graph, order, anchors))
+    """The plan of the image, composed from those of the requested paths, and so on downwards.
 
-    requested = set(graph.roots)
-    image, top = len(graph.paths), len(LEVELS)
+    Raises `GraphError` if paths refer to each other in a cycle, which those in a Nix store can't.
+    """
+    # Numbers by size and name: the same however the graph is listed, and bits as well.
+    nar_sizes, numbers = graph.nar_sizes, range(len(graph.paths))
+    by_size = sorted(numbers, key=lambda path: (-nar_sizes[path], *_by_name(graph, path)))
+    detailed = by_size[:DETAILED]  # the others are too small for layers of their own
+    small = [n for n, path in enumerate(detailed) if graph.closure_sizes[path] < SMALL_CLOSURE]
+    counts = [popularity.get(store_name(graph.paths[path]), 0) for path in detailed]
+    layers = _Layers([nar_sizes[path] for path in detailed], small, counts)
+    plan, closures = _plan_image(graph, by_size, layers, budget)
+
     ranked = []
-    for (head, high), paths in placed.items():
-        # What most images have comes first, because some hosts reuse only a common prefix. So one
-        # has 21 to 27 % of the bytes that two images share (sorted by users alone 7 to 17 %, by
-        # closure size 1 to 8 %), and 45 to 95 % of those that a revision shares with the next.
-        size = sum(map(graph.nar_sizes.__getitem__, paths))
-        rank = users[head] ** 2 * size if head != image else 0
-        if head == image:
-            head = _largest(graph, paths)
-            reason = "merged" if high == top else "stratum"
+    for number, layer in enumerate(plan, 1):
+        bits, head = layers.paths[layer], layers.heads[layer]
+        paths = list(_selected(detailed, bits))
+        if number == len(plan):
+            paths += by_size[DETAILED:]
+        name = paths[0]  # the largest
+        reason = "requested" if name in graph.roots else "large"
+        if head == len(by_size):  # the image
+            reason = "merged" if bits & ~layers.steady else "stratum"
         elif len(paths) > 1:
-            reason = "bundle"
-        else:
-            (head,) = paths
-            reason = "requested" if head in requested else "large"
-        layer = _layer(graph, head, paths, reason)
-        ranked.append((-rank, high, _by_name(graph, head), layer))
-    return [layer for *_, layer in sorted(ranked)]
+            name, reason = by_size[head], "bundle"
+        # Some hosts reuse only a common prefix of layers: first comes what most paths here need.
+        users = sum(1 for closure in closures if closure & bits) if len(paths) == 1 else 0
+        rank = -(users**2) * layers.sizes[layer], number
+        ranked.append((rank, _layer(graph, name, paths, reason)))
+    return [layer for _, layer in sorted(ranked)]
 
 
-def _is_acyclic(graph: Graph, order: list[int]) -> bool:
-    """Say whether each path comes before those that it needs, itself excepted."""
-    position = [0] * len(order)
-    for place, path in enumerate(order):
-        position[path] = place
-    for place, path in enumerate(order):
-        for needed in graph.references[path]:
-            if position[needed] < place:
-                return False
-    return True
-
-
-def _numbered_by_name(graph: Graph) -> Graph:
-    old = sorted(range(len(graph.paths)), key=lambda path: _by_name(graph, path))
-    new = {path: number for number, path in enumerate(old)}
-    references = [sorted({new[needed] for needed in graph.references[path]}) for path in old]
-    roots = sorted({new[path] for path in graph.roots})
-    return Graph(
-        paths=[graph.paths[path] for path in old],
-        nar_sizes=[graph.nar_sizes[path] for path in old],
-        closure_sizes=[graph.closure_sizes[path] for path in old],
-        references=references,
-        roots=roots,
-        order=_reverse_postorder([*references, roots], len(old))[1:],
-        unreached=sorted(new[path] for path in graph.unreached),
-    )
-
-
-def _mark_below(graph: Graph, order: list[int], marked: list[int]) -> list[int]:
-    """Return for each path, as bits, which of the `marked` ones need it or are it."""
-    marks = [0] * len(order)
-    for bit, path in enumerate(marked):
-        marks[path] = 1 << bit
-    for path in order:
-        mark = marks[path]
-        if mark:
-            for needed in graph.references[path]:
-                marks[needed] |= mark
-    return marks
-
-
-def _count_users(graph: Graph, order: list[int], popularity: dict[str, int]) -> list[int]:
-    """Return how common each path is: 1 + the large paths here that need it + users elsewhere.
-
-    A table counts direct references only, so what it knows beyond this image is handed down: what
-    needs a user needs all that the user needs.
-    """
-    marks = _mark_below(graph, order, _greatest(graph, graph.nar_sizes, USERS))
-    users = [1 + bin(mark).count("1") for mark in marks]
-    told = [_look_up(popularity, path) for path in graph.paths] if popularity else []
-    if sum(count is not None for count in told) * 100 < KNOWN * len(users) or not told:
-        return users
-    inside = Counter(
-        needed
-        for path, references in enumerate(graph.references)
-        for needed in set(references)
-        if needed != path
-    )
-    elsewhere = [0] * len(users)
-    for path in order:
-        elsewhere[path] += ELSEWHERE * isqrt(max(0, (told[path] or 0) - inside[path]))
-        for needed in graph.references[path]:
-            if needed != path:
-                elsewhere[needed] = max(elsewhere[needed], elsewhere[path])
-    return list(map(add, users, elsewhere))
-
-
-def _look_up(popularity: dict[str, int], path: str) -> int | None:
-    """Return what a table says of a path's name, with its version or without."""
-    name = store_name(path)
-    return popularity.get(name, popularity.get(_VERSION.sub("", name)))
-
-
-_VERSION = re.compile("-[0-9].*$")
-
-
-def _choose_anchors(graph: Graph, order: list[int], dominator: list[int]) -> list[int]:
-    """Return the paths with the largest subtrees, in bytes, of the dominator tree."""
-    subtree = [*graph.nar_sizes, 0]
-    for path in reversed(order):
-        subtree[dominator[path]] += subtree[path]
-    subtree.pop()
-    return _greatest(graph, subtree, ANCHORS)
-
-
-def _greatest(graph: Graph, values: list[int], count: int) -> list[int]:
-    """Return the paths with the `count` greatest values."""
-    least = sorted(values)[-count:][0]
-    some = [path for path, value in enumerate(values) if value >= least]
-    return sorted(some, key=lambda path: (-values[path], _by_name(graph, path)))[:count]
-
-
-def _classify(
-    sizes: list[int], above: list[int], users: list[int], levels: list[int]
-) -> dict[tuple[int, int, int], list[int]]:
-    """Return the paths by anchors above them, users and level. With too many classes, paths of
-    small ones keep only the anchor with the most users, the first one, where they would mostly go.
-    """
-    classes: dict[tuple[int, int, int], list[int]] = {}
-    for path, key in enumerate(zip(above, users, levels)):
-        classes.setdefault(key, []).append(path)
-    if len(classes) > CLASSES:
-        weights = [sum(map(sizes.__getitem__, paths)) for paths in classes.values()]
-        least = sorted(weights)[-CLASSES]
-        all_classes, classes = classes, {}
-        for ((marks, count, level), paths), weight in zip(all_classes.items(), weights):
-            key = (marks if weight > least else marks & -marks), count, level
-            classes.setdefault(key, []).extend(paths)
-    return classes
-
-
-def _cover(
-    graph: Graph,
-    budget: int,
-    users: list[int],
-    levels: list[int],
-    anchors: list[int],
-    above: list[int],
-) -> dict[tuple[int, int], list[int]]:
-    """Open layers by greatest gain; return the paths of each, by its head and highest level.
-
-    The level is -1 for a path alone. The head is the image for a stratum or, at the highest level,
-    for what is left. Paths below the same anchors, of one level, with as many users differ in
-    nothing but size: they form a class (750 at 2 381 paths, 1 214 at 13 084).
-    """
-    sizes, image, top = graph.nar_sizes, len(graph.paths), len(LEVELS)
-    steady = [
-        [STEADY_WORTH - STEADY_WORTH * max(0, own - least) // 1000 for least in SURVIVAL]
-        for own in SURVIVAL
+def _plan_image(
+    graph: Graph, by_size: list[int], layers: _Layers, budget: int
+) -> tuple[list[int], list[int]]:
+    """Return the image's layers by their numbers in `layers`, and the closures of paths as bits."""
+    number = dict(zip(by_size, range(len(by_size))))
+    references = [
+        sorted({number[needed] for needed in graph.references[path]} - {number[path]})
+        for path in by_size
     ]
-    classes = _classify(sizes, above, users, levels)
-    class_of = [0] * len(sizes)
-    used, left, worth = [], [], []  # of each class; the bytes that are not alone, their worth now
-    below = {head: [[] for _ in range(top + 1)] for head in (*anchors, image)}  # classes by level
-    for number, ((marks, count, level), paths) in enumerate(classes.items()):
-        for path in paths:
-            class_of[path] = number
-        used.append(count)
-        left.append(sum(map(sizes.__getitem__, paths)))
-        worth.append(steady[level][top])
-        below[image][level].append(number)
-        while marks:
-            bit = marks.bit_length() - 1
-            marks ^= 1 << bit
-            below[anchors[bit]][level].append(number)
-    home = [(image, top)] * len(classes)
-    shared = {head: SHARED_WORTH * users[head] for head in anchors}
-    shared[image] = 0
+    image = len(by_size)  # one more vertex
+    references.append(sorted(number[path] for path in {*graph.roots, *graph.unreached}))
+    sizes = [*(graph.closure_sizes[path] for path in by_size), sum(graph.nar_sizes)]
 
-    def gain(head: int, high: int) -> int:
-        if high < 0:
-            return sizes[head] * (ALONE_WORTH - worth[class_of[head]])
-        return sum(
-            [
-                left[number] * (value - worth[number])
-                for level in range(high + 1)
-                for number in below[head][level]
-                if (value := shared[head] // used[number] + steady[level][high]) > worth[number]
-            ]
-        )
-
-    least = LAYER_COST * ALONE_WORTH
-    candidates = [(path, -1) for path, size in enumerate(sizes) if size >= LAYER_COST]
-    candidates += [(head, high) for head in anchors for high in range(levels[head] + 1)]
-    candidates += [(image, high) for high in range(top)]
-    queue = []
-    for head, high in candidates:
-        gained = gain(head, high)
-        if gained >= least:
-            name = _by_name(graph, head) if head != image else ("", "")
-            queue.append((-gained, name, head, high))
-    heapify(queue)
-    alone = set()
-    while queue and budget > 1:
-        # Gains only fall as layers open, so one that is still the greatest when looked at again
-        # is the greatest.
-        before, name, head, high = queue[0]
-        now = -gain(head, high)
-        if now > -least:
-            heappop(queue)
-        elif now != before:
-            heapreplace(queue, (now, name, head, high))
+    by_closure = sorted(range(image), key=sizes.__getitem__, reverse=True)
+    planned = {image, *by_closure[:DETAILED]}
+    detailed = len(layers.path_sizes)
+    closures: list = [None] * (image + 1)  # as bits
+    needs = closures[:]  # the same without the path itself
+    plans = closures[:]
+    for path in reversed(_reverse_postorder(references, image)):
+        below = further = 0
+        for needed in references[path]:
+            if closures[needed] is None:
+                name = _show(graph.paths[by_size[path]])
+                raise GraphError(f"{name}: paths refer to each other in a cycle")
+            below |= closures[needed]
+            further |= needs[needed]
+        needs[path] = below
+        closures[path] = below | (1 << path if path < detailed else 0)
+        if path not in planned:
+            continue
+        parts = [
+            plans[needed] or list(islice(_selected(range(detailed), closures[needed]), budget))
+            for needed in references[path]
+            if not further >> needed & 1
+        ]
+        if path < detailed:
+            parts.append([path])
+        candidates = set(chain.from_iterable(parts))
+        if len(candidates) <= budget and max(candidates, default=0) < detailed:
+            plans[path] = sorted(candidates)  # each path alone
         else:
-            heappop(queue)
-            budget -= 1
-            if high < 0:
-                alone.add(head)
-                left[class_of[head]] -= sizes[head]
-            for level in range(high + 1):
-                for number in below[head][level]:
-                    value = shared[head] // used[number] + steady[level][high]
-                    if value > worth[number]:
-                        worth[number], home[number] = value, (head, high)
-
-    placed: dict[tuple[int, int], list[int]] = {(path, -1): [path] for path in alone}
-    groups: dict[tuple[int, int], list[int]] = {}
-    for layer, paths in zip(home, classes.values()):
-        groups.setdefault(layer, []).extend(path for path in paths if path not in alone)
-    for layer, paths in groups.items():
-        # Paths that got layers of their own may have left too little in another.
-        if sum(map(sizes.__getitem__, paths)) < LAYER_COST:
-            layer = image, top
-        if paths:
-            placed.setdefault(layer, []).extend(paths)
-    return placed
+            plans[path] = layers.compose(parts, closures[path], sizes[path], path, budget)
+    return plans[image], closures
 
 
 STRATEGIES = {"nixery": _nixery, "reuse": _reuse}
@@ -965,9 +841,13 @@ def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
     number_of = [layer_of[path] for path in graph.paths]
     users: list[set[int]] = [set() for _ in layers]
     for user, references in enumerate(graph.references):
-        for number in {number_of[reference] for reference in references} - {number_of[user]}:
+        for number in {number_of[needed] for needed in references} - {number_of[user]}:
             users[number].add(user)
     requested = set(graph.roots)
+
+    def order(user: int) -> tuple:
+        return user not in requested, _by_name(graph, user)
+
     size = sum(layer.size for layer in layers)
     return {
         "budget": budget,
@@ -977,20 +857,14 @@ def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
         "largestShare": round(max(layer.size for layer in layers) / (size or 1), 4),
         "layers": [
             {
-                "layer": number + 1,
+                "layer": number,
                 "size": layer.size,
                 "name": layer.name,
                 "reason": layer.reason,
                 "contents": [[path, nar_sizes[path]] for path in layer.contents],
-                "neededBy": [
-                    graph.paths[user]
-                    for user in sorted(
-                        users[number],
-                        key=lambda user: (user not in requested, _by_name(graph, user)),
-                    )
-                ],
+                "neededBy": [graph.paths[user] for user in sorted(some, key=order)],
             }
-            for number, layer in enumerate(layers)
+            for number, (layer, some) in enumerate(zip(layers, users), 1)
         ],
     }
 
@@ -1001,11 +875,8 @@ def format_explanation(explained: dict) -> str:
     for layer in explained["layers"]:
         name = _cut(store_name(layer["name"]), 23)
         users = _some([store_name(user) for user in layer["neededBy"]], 23)
-        lines.append(
-            f"{layer['layer']:5} {_bytes(layer['size']):>9} {len(layer['contents']):6}"
-            f" {layer['reason']:9}"
-            f" {name:23} {users}".rstrip()
-        )
+        line = f"{layer['layer']:5} {_bytes(layer['size']):>9} {len(layer['contents']):6}"
+        lines.append(f"{line} {layer['reason']:9} {name:23} {users}".rstrip())
     share = round(100 * explained["largestShare"])
     lines.append(
         f"{len(explained['layers'])} layers, {explained['unused']} more were allowed;"
@@ -1037,122 +908,6 @@ def _bytes(size: float) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
-# Of the reasons; light ones, which colour-blind people tell apart as well.
-_COLOURS = dict(
-    zip(
-        REASONS,
-        "#77aadd #99ddff #44bb99 #eedd88 #ee8866 #bbcc33 #dddddd #ffaabb".split(),
-    )
-)
-
-
-def draw(graph: Graph, layers: list[Layer]) -> str:
-    """Return an SVG picture of an image: layers, and paths in them, each as large as its bytes.
-
-    It is a treemap of layers, numbered, coloured by the reason why they are layers, each a treemap
-    of its paths. Pointing at one tells its whole name; what is under half a pixel is left out.
-    """
-    width, height, header = 1200, 800, 60
-    size_of = dict(zip(graph.paths, graph.nar_sizes))
-    count, total = len(graph.paths), _bytes(sum(graph.nar_sizes))
-    svg = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + header}"'
-        ' font-family="sans-serif" font-size="14">',
-        f'<rect width="{width}" height="{height + header}" fill="#fff"/>',
-        f'<text x="4" y="22" font-size="18">{count} paths, {total}, in {len(layers)} layers</text>',
-    ]
-    present = [reason for reason in _COLOURS if any(layer.reason == reason for layer in layers)]
-    for place, reason in enumerate(present):
-        x = 4 + 110 * place
-        svg.append(f'<rect x="{x}" y="36" width="14" height="14" fill="{_COLOURS[reason]}"/>')
-        svg.append(f'<text x="{x + 20}" y="48">{reason}</text>')
-    numbered = sorted(enumerate(layers, 1), key=lambda item: -item[1].size)
-    outer = _treemap([layer.size for _, layer in numbered], 0, header, width, height)
-    for (number, layer), (x, y, w, h) in zip(numbered, outer):
-        if w * h < 0.5:
-            break
-        fill = _COLOURS[layer.reason]
-        title = f"{number} {store_name(layer.name)}, {_bytes(layer.size)}"
-        svg.append("<g>" + _cell(x, y, w, h, fill, 3, f"layer {title}"))
-        if len(layer.contents) > 1:
-            if w > 80 and h > 40:
-                svg.append(_label(x + 3, y, w, 18, title))
-                y, h = y + 18, h - 18
-            paths = sorted(layer.contents, key=lambda path: (-size_of[path], path))
-            inner = _treemap([size_of[path] for path in paths], x + 3, y + 3, w - 6, h - 6)
-            for path, (x, y, w, h) in zip(paths, inner):
-                if w * h < 0.5:
-                    break
-                name = store_name(path)
-                svg.append(_cell(x, y, w, h, fill, 1, f"{name}, {_bytes(size_of[path])}"))
-                svg.append(_label(x, y, w, h, name))
-        else:
-            svg.append(_label(x, y, w, h, title))
-        svg.append("</g>")
-    return "\n".join(filter(None, [*svg, "</svg>\n"]))
-
-
-def _treemap(sizes: list[int], x: float, y: float, width: float, height: float) -> list[tuple]:
-    """Divide a rectangle among sizes, largest first: x, y, width and height of each.
-
-    Rows are filled along the shorter side as long as that makes their cells more like squares [5].
-    """
-    sizes = [max(size, 1) for size in sizes]
-    width, height = max(width, 0.01), max(height, 0.01)
-    scale = width * height / sum(sizes)
-    cells: list[tuple] = []
-    while len(cells) < len(sizes):
-        start = len(cells)
-        side = max(min(width, height), 1e-9)
-        row, count, longest = 0, 0, float("inf")
-        for size in sizes[start:]:
-            thickness = (row + size) * scale / side
-            ratio = max(sizes[start] * scale / thickness**2, thickness**2 / (size * scale))
-            if ratio > longest:
-                break
-            row, count, longest = row + size, count + 1, ratio
-        thickness = row * scale / side
-        offset = 0.0
-        for size in sizes[start : start + count]:
-            length = size * scale / thickness
-            if width >= height:
-                cells.append((x, y + offset, thickness, length))
-            else:
-                cells.append((x + offset, y, length, thickness))
-            offset += length
-        if width >= height:
-            x, width = x + thickness, width - thickness
-        else:
-            y, height = y + thickness, height - thickness
-    return cells
-
-
-def _cell(x: float, y: float, w: float, h: float, fill: str, gap: float, title: str) -> str:
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" fill="{fill}"'
-        f' stroke="#fff" stroke-width="{gap}"><title>{_escape(title)}</title></rect>'
-    )
-
-
-def _label(x: float, y: float, w: float, h: float, text: str) -> str:
-    """Return text in a cell, smaller or cut where it must be, or nothing."""
-    size = max(8.0, min(14.0, h * 0.7, 1.6 * (w - 8) / max(len(text), 1)))
-    room = int(1.6 * (w - 8) / size)
-    if room < min(len(text), 4) or h < 11:
-        return ""
-    if len(text) > room:
-        text = text[: room - 1] + "\u2026"
-    return (
-        f'<text x="{x + 4:.1f}" y="{y + min(h / 2, 12) + size * 0.35:.1f}" font-size="{size:.1f}"'
-        f' pointer-events="none">{_escape(text)}</text>'
-    )
-
-
-def _escape(text: str) -> str:
-    text = re.sub("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
-    return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
 # Command line
 
 
@@ -1174,11 +929,9 @@ def main(argv: list[str] | None = None) -> int:
                 _say(format_explanation(explained), prefix="")
             if arguments.explain_json:
                 _write(arguments.explain_json, json.dumps(explained, indent=1))
-        if arguments.svg:
-            _write(arguments.svg, draw(graph, layers))
         plan = [{"contents": layer.contents} for layer in layers]
         _write(arguments.out, json.dumps(plan, separators=(",", ":")))
-    except GraphError as error:
+    except (GraphError, OutputError) as error:
         _say(str(error))
         return 2
     except KeyboardInterrupt:
@@ -1196,8 +949,6 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
             raise argparse.ArgumentTypeError(f"want a number from 1, got {_cut(text, 60)!r}")
         return int(text)
 
-    # Nix 2.8 sets the variable in its sandbox to a path that is there only outside of it.
-    named = os.environ.get("NIX_ATTRS_JSON_FILE", "")
     parser = Parser(
         prog="group-layers",
         description="Group the store paths of an image into layers that other images have too.",
@@ -1207,39 +958,25 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--graph",
-        metavar="FILE",
-        default=named if os.path.exists(named) else ".attrs.json",
-        help="the reference graph that Nix exports (default: the file that NIX_ATTRS_JSON_FILE"
-        " names, if there is one, else .attrs.json)",
-    )
-    parser.add_argument("--pop", metavar="FILE", help="a popularity table (default: none)")
-    parser.add_argument(
-        "--out",
-        metavar="FILE",
-        default="layers.json",
-        help="where the plan goes, - for standard output (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--budget",
-        metavar="N",
-        type=budget,
-        default=DEFAULT_BUDGET,
-        help="how many layers there may be (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--strategy",
-        choices=STRATEGIES,
-        default=DEFAULT_STRATEGY,
-        help="how to choose them (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--explain", action="store_true", help="say on standard error why each layer is one"
-    )
-    parser.add_argument("--explain-json", metavar="FILE", help="write the same there as JSON")
-    parser.add_argument("--svg", metavar="FILE", help="draw the layers and the paths in them there")
-    return parser.parse_args(argv)
+    flag = partial(parser.add_argument, metavar="FILE")
+    # Nix 2.8 sets the variable in its sandbox to a path that is there only outside of it.
+    named = os.environ.get("NIX_ATTRS_JSON_FILE", "")
+    graph = named if os.path.exists(named) else ".attrs.json"
+    why = "the reference graph that Nix exports (default: %(default)s)"
+    flag("--graph", default=graph, help=why)
+    flag("--pop", help="a popularity table (default: none)")
+    why = "where the plan goes, - for standard output (default: %(default)s)"
+    flag("--out", default="layers.json", help=why)
+    why = "how many layers there may be (default: %(default)s)"
+    flag("--budget", metavar="N", type=budget, default=DEFAULT_BUDGET, help=why)
+    why = "how to choose them: {%(choices)s} (default: %(default)s)"
+    flag("--strategy", metavar="NAME", choices=STRATEGIES, default=DEFAULT_STRATEGY, help=why)
+    why = "say on standard error why each layer is one"
+    parser.add_argument("--explain", action="store_true", help=why)
+    flag("--explain-json", help="write the same there as JSON")
+    words = sys.argv[1:] if argv is None else argv
+    # Flags with one dash, as Go has them, are those of the original.
+    return parser.parse_args([re.sub("^-(?=[a-z]{2})", "--", word) for word in words])
 
 
 def _load(file: str, parse: Callable[[str], _T]) -> _T:
@@ -1259,29 +996,23 @@ def _load(file: str, parse: Callable[[str], _T]) -> _T:
 def _write(file: str, text: str) -> None:
     """Write text and a line break; the file is whole then or, if that goes wrong, as it was."""
     try:
-        if file == "-":
-            with open(1, "w", encoding="utf-8", closefd=False) as stream:
+        if file == "-" or (os.path.exists(file) and not os.path.isfile(file)):  # or a pipe
+            with open(1 if file == "-" else file, "w", encoding="utf-8", closefd=file != "-") as to:
+                to.write(text + "\n")
+            return
+        target = os.path.realpath(file)
+        beside = f"{target}.{os.getpid()}.tmp"
+        try:
+            with open(beside, "x", encoding="utf-8") as stream:
                 stream.write(text + "\n")
-        elif os.path.exists(file) and not os.path.isfile(file):  # a named pipe, /dev/stdout
-            with open(file, "w", encoding="utf-8") as stream:
-                stream.write(text + "\n")
-        else:
-            _replace(os.path.realpath(file), text + "\n")
+            os.replace(beside, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(beside)
+            raise
     except OSError as error:
         name = "standard output" if file == "-" else file
-        raise GraphError(f"{name}: {error.strerror}") from None
-
-
-def _replace(file: str, text: str) -> None:
-    beside = f"{file}.{os.getpid()}.tmp"
-    try:
-        with open(beside, "x", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(beside, file)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(beside)
-        raise
+        raise OutputError(f"{name}: {error.strerror}") from None
 
 
 def _say(message: str, prefix: str = "group-layers: ") -> None:

@@ -325,7 +325,7 @@ class TestLayers:
 
     def test_popularity_is_a_file_with_any_name(self, nix, tmp_path):
         closure = sorted(nix.closure(nix.package("curl")))
-        counts = {path.partition("-")[2]: 1 + n**3 for n, path in enumerate(closure)}
+        counts = {path.partition("-")[2]: n % 2 * 10**18 for n, path in enumerate(closure)}
         plans = []
         for name in ["popularity.json", "the table~.json", "no table"]:
             if name == "no table":

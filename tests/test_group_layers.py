@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -268,11 +267,6 @@ class TestReuse:
         assert len(large) > 40
         assert alone >= large
 
-    @pytest.mark.parametrize("budget", [2, 24, 94, 400])
-    def test_no_layer_is_too_small_to_be_worth_a_request(self, budget):
-        for layer in self.layers(modelled_closure(2), budget):
-            assert layer.size >= 64 * 1024 or layer.reason == "merged"
-
     def test_what_most_need_comes_first(self):
         references = dict.fromkeys("abcdef", "z") | {"z": ""}
         sizes = dict.fromkeys(references, (10**6, 3 * 10**6))
@@ -310,22 +304,44 @@ class TestReuse:
         after = {tuple(layer.contents) for layer in self.layers(with_leaf, budget)}
         assert len(after - before) <= 3
 
-    def test_a_table_of_another_package_set_changes_nothing(self):
-        content = modelled_closure(3)
-        names = [group_layers.store_name(entry["path"]) for entry in content["graph"]]
-        counts = {name: (len(names) - n) ** 2 for n, name in enumerate(names)}
-        partial = {name: counts[name] for name in names[: len(names) * 8 // 10]}
-        plain = self.layers(content, 30)
-        assert self.layers(content, 30, {"hello-2.10": 7}) == plain
-        assert self.layers(content, 30, partial) == plain
-        assert self.layers(content, 30, counts) != plain
+    def test_an_environment_is_planned_like_what_it_refers_to(self):
+        """One root that wraps all the others adds its own path, and changes no other layer."""
+        content = modelled_closure(6)
+        entries, roots = content["graph"], content["exportReferencesGraph"]["graph"]
+        environment = {"path": f"{STORE}0000ffff-environment", "narSize": 1, "references": roots}
+        environment["closureSize"] = sum(entry["narSize"] for entry in entries) + 1
+        wrapped = {
+            "exportReferencesGraph": {"graph": [environment["path"]]},
+            "graph": [*entries, environment],
+        }
+        plain = {tuple(layer.contents) for layer in self.layers(content, 24)}
+        layers = {tuple(layer.contents) for layer in self.layers(wrapped, 24)}
+        (changed,) = layers - plain
+        assert tuple(p for p in changed if p != environment["path"]) in plain
 
-    def test_a_table_may_have_names_without_versions(self):
-        content = modelled_closure(3)
-        names = [group_layers.store_name(entry["path"]) for entry in content["graph"]]
-        counts = {name: (len(names) - n) ** 2 for n, name in enumerate(names)}
-        bare = {name.replace("-1.0", ""): count for name, count in counts.items()}
-        assert self.layers(content, 30, bare) == self.layers(content, 30, counts)
+    def test_what_the_table_counts_has_a_layer_before_what_is_a_little_larger(self):
+        references = {"a": "bcd", "b": "", "c": "", "d": ""}
+        sizes = {"a": (1, 31), "b": (10, 10), "c": (10, 10), "d": (11, 11)}
+        content = document(references, "a", **sizes)
+        alone = [{"".join(layer.contents) for layer in self.layers(content, 2, popularity)}
+                 for popularity in (None, {"c": 0}, {"c": 1})]  # fmt: skip
+        assert alone == [{"d", "abc"}, {"d", "abc"}, {"c", "abd"}]
+
+    def test_paths_that_refer_to_each_other_are_refused(self):
+        graph = load_graph(json.dumps(document({"a": "b", "b": "c", "c": "b"}, "a")))
+        with pytest.raises(GraphError, match=r'^"[bc]": paths refer to each other in a cycle$'):
+            group(graph, 94, strategy="reuse")
+
+
+@pytest.mark.parametrize("record", [group_layers.Graph, group_layers.Layer])
+def test_a_record_refuses_a_misspelt_field(record):
+    fields = dict.fromkeys(record._fields)
+    assert record(**fields) == tuple(fields.values())
+    name, _ = fields.popitem()
+    with pytest.raises(TypeError):
+        record(**fields, **{f"{name}s": None})
+    with pytest.raises(AttributeError):
+        setattr(record(**fields, **{name: None}), f"{name}s", None)
 
 
 class TestLoading:
@@ -355,6 +371,8 @@ class TestLoading:
 
 
 GOOD = document({"a": "ab", "b": ""}, "a")
+GOOD_PLAN = [{"contents": ["b"]}, {"contents": ["a"]}]
+GOOD_TEXT = '[{"contents":["b"]},{"contents":["a"]}]\n'
 
 
 def changed(**fields: object) -> str:
@@ -546,7 +564,10 @@ class TestCommandLine:
         (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
         done = run(cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert json.loads((tmp_path / "layers.json").read_text()) == [{"contents": ["a", "b"]}]
+        assert json.loads((tmp_path / "layers.json").read_text()) == [
+            {"contents": ["b"]},
+            {"contents": ["a"]},
+        ]
 
     def test_the_file_that_nix_names(self, tmp_path):
         (tmp_path / "attributes").write_text(json.dumps(document({"n": ""}, "n")))
@@ -555,14 +576,14 @@ class TestCommandLine:
         assert run("--out", "-", cwd=tmp_path, env=named).stdout == '[{"contents":["n"]}]\n'
         # Nix 2.8 names a file of the host, which is not there in the sandbox.
         named["NIX_ATTRS_JSON_FILE"] = "/build/nowhere"
-        assert run("--out", "-", cwd=tmp_path, env=named).stdout == '[{"contents":["a","b"]}]\n'
+        assert run("--out", "-", cwd=tmp_path, env=named).stdout == GOOD_TEXT
 
     def test_the_program_runs_by_itself(self, tmp_path):
         (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
         done = subprocess.run(
             [PROGRAM, "--out", "-"], cwd=tmp_path, capture_output=True, check=True
         )
-        assert json.loads(done.stdout) == [{"contents": ["a", "b"]}]
+        assert json.loads(done.stdout) == GOOD_PLAN
 
     def test_importing_does_nothing(self, tmp_path):
         code = (
@@ -592,8 +613,9 @@ class TestCommandLine:
             run(*command).stdout
             == '[{"contents":["a","d"]},{"contents":["b"]},{"contents":["c"]}]\n'
         )
-        done = run(*command, "--budget", "2")
-        assert done.stdout == '[{"contents":["a","b","d"]},{"contents":["c"]}]\n'
+        for budget in ("--budget", "2"), ("-budget", "2"), ("-budget=2",):
+            done = run(*command, *budget)
+            assert done.stdout == '[{"contents":["a","b","d"]},{"contents":["c"]}]\n'
 
     def test_paths_that_no_root_reaches_are_said(self, tmp_path):
         graph = tmp_path / "graph"
@@ -639,12 +661,12 @@ class TestCommandLine:
         reader.start()
         done = run("--graph", graph, "--out", out)
         reader.join(20)
-        assert (done.returncode, read) == (0, ['[{"contents":["a","b"]}]\n'])
+        assert (done.returncode, read) == (0, [GOOD_TEXT])
         assert out.is_fifo()
 
     def test_standard_output_by_its_other_name(self, tmp_path):
         (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
-        assert run("--out", "/dev/stdout", cwd=tmp_path).stdout == '[{"contents":["a","b"]}]\n'
+        assert run("--out", "/dev/stdout", cwd=tmp_path).stdout == GOOD_TEXT
 
     def test_a_symbolic_link_stays_one(self, tmp_path):
         (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
@@ -652,7 +674,10 @@ class TestCommandLine:
         (tmp_path / "layers.json").symlink_to("real.json")
         assert run(cwd=tmp_path).returncode == 0
         assert (tmp_path / "layers.json").is_symlink()
-        assert json.loads((tmp_path / "real.json").read_text()) == [{"contents": ["a", "b"]}]
+        assert json.loads((tmp_path / "real.json").read_text()) == [
+            {"contents": ["b"]},
+            {"contents": ["a"]},
+        ]
 
     def test_nobody_reads(self, tmp_path):
         (tmp_path / ".attrs.json").write_text(json.dumps(GOOD))
@@ -669,7 +694,11 @@ class TestCommandLine:
         pipe = tmp_path / "graph"
         os.mkfifo(pipe)
         process = subprocess.Popen(
-            [sys.executable, PROGRAM, "--graph", pipe], cwd=tmp_path, stderr=subprocess.PIPE
+            [sys.executable, PROGRAM, "--graph", pipe],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            # Whoever runs the tests in the background may have it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         with open(pipe, "w"):  # opens when the program does, and ends its reading
             process.send_signal(signal.SIGINT)
@@ -756,34 +785,9 @@ class TestExplaining:
         assert len(rows) == len(json.loads((tmp_path / "out").read_text()))
         assert f"{count} paths" in total
 
-    def test_the_picture_has_each_layer_and_path(self, tmp_path):
-        graph = tmp_path / "graph"
-        names = ["a&b", "<script>", "tab\there", "nul\0here", "\u00e9\U0001f600", '"quoted"']
-        self.write(graph, dict.fromkeys(names, names), names[:2])
-        done = run("--graph", graph, "--out", "-", "--svg", tmp_path / "picture.svg")
-        assert done.returncode == 0
-        picture = ElementTree.parse(tmp_path / "picture.svg")
-        titles = [title.text for title in picture.iter("{http://www.w3.org/2000/svg}title")]
-        for name in "a&b", "<script>", "tab?here", "nul?here", "\u00e9\U0001f600", '"quoted"':
-            assert any(title.split(", ")[0].endswith(name) for title in titles), name
-
-    def test_the_picture_stays_within_its_frame(self, tmp_path):
-        graph = tmp_path / "graph"
-        names = [f"p{n}" for n in range(1000)]
-        sizes = {name: 2 ** (n % 40) for n, name in enumerate(names)}
-        self.write(graph, {name: [] for name in names}, names, **sizes)
-        for budget in 1, 94, 1000:
-            run("--graph", graph, "--out", "-", "--svg", tmp_path / "svg", "--budget", str(budget))
-            picture = ElementTree.parse(tmp_path / "svg").getroot()
-            _, _, width, height = map(float, picture.get("viewBox").split())
-            for cell in picture.iter("{http://www.w3.org/2000/svg}rect"):
-                x, y, w, h = (float(cell.get(name, 0)) for name in ("x", "y", "width", "height"))
-                assert -0.1 <= x <= x + w <= width + 0.2
-                assert -0.1 <= y <= y + h <= height + 0.2
-
     def test_an_image_of_no_bytes(self, tmp_path):
         graph = tmp_path / "graph"
         self.write(graph, {"a": ["b"], "b": []}, ["a"], a=0, b=0)
-        done = run("--graph", graph, "--out", "-", "--explain", "--svg", tmp_path / "picture.svg")
+        done = run("--graph", graph, "--out", "-", "--explain")
         assert done.returncode == 0
-        ElementTree.parse(tmp_path / "picture.svg")
+        assert "2 paths, 0 B, 0 % in the largest layer" in done.stderr

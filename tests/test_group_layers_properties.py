@@ -15,6 +15,7 @@ from fuzz_group_layers import fuzz
 from group_layers import (
     REASONS,
     STRATEGIES,
+    GraphError,
     _semidominators,
     dominator_tree,
     group,
@@ -123,6 +124,41 @@ def closures(draw, all_reached: bool = False):
     return {"exportReferencesGraph": {"graph": roots}, "graph": entries}, table
 
 
+def tables():
+    names = st.sampled_from(["a-1", "b-1.2", "B-1", "c"])
+    return st.none() | st.dictionaries(names, st.integers(0, 500), max_size=4)
+
+
+@st.composite
+def acyclic_closures(draw):
+    """An exportReferencesGraph file as Nix could write it: without cycles, its sizes consistent."""
+    count = draw(st.integers(1, 10))
+    names = [draw(st.sampled_from(["a-1", "b-1.2", "B-1", "c"])) for _ in range(count)]
+    paths = [f"/nix/store/{n * 7 % 10}x-{name}" for n, name in enumerate(names)]
+    sizes = [draw(st.sampled_from([0, 1, 5, 6, 20, 100, 101, 300])) for _ in paths]
+    references = [
+        draw(st.lists(st.sampled_from(paths[number:]), max_size=4, unique=True))
+        for number in range(count)
+    ]
+    entries = [
+        {"path": path, "narSize": size, "references": needed}
+        for path, size, needed in zip(paths, sizes, references)
+    ]
+    for entry in entries:
+        needed = reachable(entries, [entry["path"]])
+        entry["closureSize"] = sum(e["narSize"] for e in entries if e["path"] in needed)
+    roots = draw(st.lists(st.sampled_from(paths), min_size=1, max_size=3))
+    return {"exportReferencesGraph": {"graph": roots}, "graph": entries}
+
+
+@st.composite
+def plannable(draw):
+    """A graph, a popularity table, and a strategy that takes the graph."""
+    document, popularity = draw(closures())
+    strategy = draw(st.sampled_from(sorted(STRATEGIES)))
+    return (draw(acyclic_closures()) if strategy == "reuse" else document), popularity, strategy
+
+
 def plan(document: dict, budget: int, popularity: dict | None, strategy: str) -> list[list[str]]:
     layers = group(load_graph(json.dumps(document)), budget, popularity, strategy)
     return [layer.contents for layer in layers]
@@ -147,9 +183,9 @@ def test_nixery_decides_as_the_original_on_a_genuine_closure(budget, count):
 
 
 @settings(max_examples=500, deadline=None)
-@given(closures(), st.integers(1, 12), st.sampled_from(sorted(STRATEGIES)))
-def test_each_path_is_in_one_layer_and_the_budget_is_kept(closure, budget, strategy):
-    document, popularity = closure
+@given(plannable(), st.integers(1, 12))
+def test_each_path_is_in_one_layer_and_the_budget_is_kept(case, budget):
+    document, popularity, strategy = case
     graph = load_graph(json.dumps(document))
     layers = group(graph, budget, popularity, strategy)
     sizes = {entry["path"]: entry["narSize"] for entry in document["graph"]}
@@ -163,9 +199,9 @@ def test_each_path_is_in_one_layer_and_the_budget_is_kept(closure, budget, strat
 
 
 @settings(max_examples=500, deadline=None)
-@given(closures(), st.integers(1, 12), st.sampled_from([*STRATEGIES, "few classes"]), st.randoms())
-def test_the_order_of_what_is_listed_means_nothing(closure, budget, strategy, chance):
-    document, popularity = closure
+@given(plannable(), st.integers(1, 12), st.randoms())
+def test_the_order_of_what_is_listed_means_nothing(case, budget, chance):
+    document, popularity, strategy = case
     graph = [
         {**entry, "references": chance.sample(entry["references"], len(entry["references"]))}
         for entry in document["graph"]
@@ -176,51 +212,48 @@ def test_the_order_of_what_is_listed_means_nothing(closure, budget, strategy, ch
         "graph": graph,
         "exportReferencesGraph": {"graph": chance.sample(roots, len(roots))},
     }
-    with pytest.MonkeyPatch.context() as patch:
-        if strategy == "few classes":
-            strategy = "reuse"
-            patch.setattr(group_layers, "CLASSES", 1)
-        first, second = (
-            group(load_graph(json.dumps(d)), budget, popularity, strategy)
-            for d in (document, shuffled)
-        )
+    first, second = (
+        group(load_graph(json.dumps(d)), budget, popularity, strategy) for d in (document, shuffled)
+    )
     assert first == second
 
 
-@st.composite
-def acyclic_closures(draw):
-    """As `closures`, acyclic, with sizes that matter to strategy reuse."""
-    count = draw(st.integers(1, 10))
-    names = [draw(st.sampled_from(["a-1", "b-1.2", "B-1", "c"])) for _ in range(count)]
-    paths = [f"/nix/store/{n * 7 % 10}x-{name}" for n, name in enumerate(names)]
-    nar_sizes = st.sampled_from([0, 60_000, 70_000, 81_920, 1_000_000, 20_000_000, 300_000_000])
-    entries = []
-    for number, path in enumerate(paths):
-        size = draw(nar_sizes)
-        later = st.sampled_from(paths[number:])
-        entries.append(
-            {
-                "path": path,
-                "narSize": size,
-                "closureSize": size + draw(nar_sizes),
-                "references": draw(st.lists(later, max_size=4, unique=True)),
-            }
-        )
-    roots = draw(st.lists(st.sampled_from(paths), min_size=1, max_size=3))
-    known = st.sampled_from(["a-1", "a", "b-1.2", "b", "B", "c"])
-    table = draw(st.none() | st.dictionaries(known, st.integers(0, 500), max_size=6))
-    return {"exportReferencesGraph": {"graph": roots}, "graph": entries}, table
+@settings(max_examples=300, deadline=None)
+@given(closures(), st.integers(1, 12))
+def test_reuse_refuses_cycles_and_nothing_else(closure, budget):
+    document, _ = closure
+    needed = {
+        entry["path"]: {*entry["references"]} - {entry["path"]} for entry in document["graph"]
+    }
+    cyclic = any(path in reachable(document["graph"], sorted(needed[path])) for path in needed)
+    if cyclic:
+        with pytest.raises(GraphError, match="refer to each other in a cycle"):
+            plan(document, budget, None, "reuse")
+    else:
+        plan(document, budget, None, "reuse")
 
 
-@settings(max_examples=1000, deadline=None)
-@given(acyclic_closures(), st.integers(1, 10), st.sampled_from([(256, 128), (3, 2)]))
-def test_reuse_decides_as_it_is_defined(closure, budget, limits):
-    document, popularity = closure
+@settings(max_examples=1500, deadline=None)
+@given(acyclic_closures(), st.integers(1, 10), st.sampled_from([0, 22, 120, 1000]), tables())
+def test_reuse_decides_as_it_is_defined(document, budget, small, table):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(group_layers, "USERS", limits[0])
-        patch.setattr(group_layers, "ANCHORS", limits[1])
-        expected = reuse_plan(document, budget, popularity)
-        assert sorted(plan(document, budget, popularity, "reuse")) == sorted(expected)
+        patch.setattr(group_layers, "SMALL_CLOSURE", small)
+        expected = reuse_plan(document, budget, table or {})
+        assert sorted(plan(document, budget, table, "reuse")) == sorted(expected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(acyclic_closures(), st.integers(1, 10), st.integers(1, 9))
+def test_more_paths_than_are_looked_at_in_detail_are_planned_all_the_same(
+    document, budget, detailed
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group_layers, "DETAILED", detailed)
+        layers = plan(document, budget, None, "reuse")
+    assert len(layers) <= budget
+    assert sorted(p for layer in layers for p in layer) == sorted(
+        entry["path"] for entry in document["graph"]
+    )
 
 
 @given(st.sampled_from(["/nix/store/", "/nix/store", "nix/store/"]), st.text(max_size=12))

@@ -1,11 +1,11 @@
 """The package sets to measure layerings on: who refers to whom, and how many bytes each path has.
 
-A corpus comes from a file, from the package lists of apt, or from a Nix store. Debian's lists are
-at hand on many machines and hold two states of a release, the one that was published and the one
-with all its updates: the dependencies, sizes and versions that differ between them are real. Their
-store paths are made up so that they behave like Nix's: the hash covers the package and the paths
-that it refers to, and an update of a library therefore renames all that need it. It does not cover
-tools that a package was only built with, whose updates rename more in a Nix package set.
+A corpus comes from a file, from Debian's mirrors, or from a Nix store. Debian has the lists of
+packages of each release as it was published, of its updates, and of the next release: dependencies,
+sizes and what differs between two of them are real. Their store paths are made up so that they
+behave like Nix's: the hash covers the package and the paths that it refers to, and an update of a
+library therefore renames all that need it. It does not cover tools that a package was only built
+with, whose updates rename more in a Nix package set.
 """
 
 from __future__ import annotations
@@ -16,11 +16,18 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
-__all__ = ["Corpus", "CorpusError", "read_corpus", "read_debian", "read_nix_store"]
+__all__ = [
+    "DEBIAN_SETS",
+    "Corpus",
+    "CorpusError",
+    "read_corpus",
+    "read_debian",
+    "read_nix_store",
+]
 
 
 class CorpusError(Exception):
@@ -116,58 +123,70 @@ class _Package(NamedTuple):
     provides: str
 
 
-def read_debian() -> tuple[Corpus, Corpus]:
-    """Make a corpus of the release that apt knows, as it was published, and one with its updates.
+# A suite, and what follows it: its updates, or the next release.
+DEBIAN_SETS = (
+    ("bookworm", "bookworm-updated"),
+    ("trixie", "trixie-updated"),
+    ("bullseye", "bullseye-updated"),
+    ("bullseye", "bookworm"),
+    ("bookworm", "trixie"),
+    ("trixie", "forky"),
+)
+MIRROR = "http://deb.debian.org"
 
-    Reads apt's own lists, or has apt fetch them into a temporary folder where there are none.
-    Raises `CorpusError` where apt knows no release with updates, such as `bookworm` and
-    `bookworm-security`.
+
+@cache
+def read_debian(name: str) -> Corpus:
+    """Make a corpus of a suite of Debian as released, such as `bookworm`, or `bookworm-updated`.
+
+    apt fetches the suite's lists into the user's cache, where they are read again the next time.
+    Raises `CorpusError`.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        targets = _package_lists()
-        if not targets or not all(os.path.exists(file) for _, file in targets):
-            os.mkdir(os.path.join(folder, "partial"))
-            own_lists = ("-o", f"Dir::State::Lists={folder}")
-            _run("apt-get", "-qq", *own_lists, "update")
-            targets = _package_lists(*own_lists)
-        releases = {release for release, _ in targets}
-        updates = {r for r in releases for other in releases if r.startswith(f"{other}-")}
-        published = {r for r in releases if any(u.startswith(f"{r}-") for u in updates)}
-        if not published:
-            raise CorpusError("apt-get indextargets: no release with updates among apt's lists")
-        lists = [(r, _run("/usr/lib/apt/apt-helper", "cat-file", file)) for r, file in targets]
-    old: dict[str, _Package] = {}
-    new: dict[str, _Package] = {}
-    # An update replaces what it updates; among several updates the highest version wins.
-    for release, text in sorted(lists, key=lambda entry: entry[0]):
-        for package in _packages(text):
-            if release in published:
-                old.setdefault(package.name, package)
-                new.setdefault(package.name, package)
-            elif release in updates:
-                known = new.get(package.name)
-                if known is None or _is_newer(package.version, known.version):
-                    new[package.name] = package
-    name = "debian-" + "-".join(sorted(published))
-    return _corpus_of(name, old), _corpus_of(f"{name}-updated", new)
+    suite = name.removesuffix("-updated")
+    packages = {package.name: package for package in reversed(list(_read_suite("debian", suite)))}
+    if name != suite:
+        # Among several updates the highest version wins.
+        for update in _read_suite("debian-security", f"{suite}-security"):
+            known = packages.get(update.name)
+            if known is None or _version_key(update.version) > _version_key(known.version):
+                packages[update.name] = update
+    return _corpus_of(name, packages)
 
 
-def _package_lists(*options: str) -> list[tuple[str, str]]:
-    """Return release and file of each list of packages that apt has."""
-    text = _run(
-        "apt-get",
-        *options,
-        "indextargets",
-        "--format",
-        "$(RELEASE) $(FILENAME)",
-        "Created-By: Packages",
-    )
-    return sorted(tuple(line.split(" ", 1)) for line in text.splitlines())
+def _read_suite(archive: str, suite: str) -> Iterator[_Package]:
+    """Read the list of a suite's packages, in the order that it has."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = os.path.join(cache, "nixery-corpora", suite)
+    sources = f"{folder}.list"
+    options = ["-o", f"Dir::State::Lists={folder}", "-o", f"Dir::Etc::SourceList={sources}"]
+    options += ["-o", "Dir::Etc::SourceParts=/dev/null"]
+
+    def lists() -> list[str]:
+        wanted = ("--format", "$(FILENAME)", "Created-By: Packages")
+        return _run("apt-get", *options, "indextargets", *wanted).split()
+
+    os.makedirs(os.path.join(folder, "partial"), exist_ok=True)
+    with open(sources, "w", encoding="utf-8") as file:
+        file.write(f"deb {MIRROR}/{archive} {suite} main\n")
+    if not lists() or not all(map(os.path.exists, lists())):
+        _run("apt-get", "-qq", *options, "update")
+    for file in lists():
+        yield from _packages(_run("/usr/lib/apt/apt-helper", "cat-file", file))
 
 
-def _is_newer(version: str, other: str) -> bool:
-    done = subprocess.run(["dpkg", "--compare-versions", version, "gt", other], check=False)
-    return done.returncode == 0
+def _version_key(version: str) -> list:
+    """Return a key that sorts versions as Debian's policy manual has it (deb-version(7))."""
+    epoch, _, rest = version.rpartition(":")
+    upstream, dash, revision = rest.rpartition("-")
+
+    def place(character: str) -> int:
+        return -1 if character == "~" else ord(character) + 256 * (not character.isalpha())
+
+    def parts(text: str) -> list:
+        pairs = re.findall(r"(\D*)(\d*)", text)
+        return [([*map(place, other), 0], int(digits or 0)) for other, digits in pairs]
+
+    return [int(epoch or 0), parts(upstream if dash else rest), parts(revision if dash else "0")]
 
 
 def _packages(text: str) -> Iterator[_Package]:

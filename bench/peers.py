@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from corpora import Corpus
 
-__all__ = ["OURS", "STRATEGIES", "Image", "Strategy"]
+__all__ = ["OURS", "STRATEGIES", "Image", "Strategy", "with_constant"]
 
 _program = importlib.util.spec_from_file_location(
     "group_layers",
@@ -24,6 +24,10 @@ _program = importlib.util.spec_from_file_location(
 )
 group_layers = importlib.util.module_from_spec(_program)
 _program.loader.exec_module(group_layers)
+
+
+# Each corpus that was met, by its identity, and the closure sizes that were needed so far.
+_closure_sizes: dict[int, tuple[Corpus, dict[str, int]]] = {}
 
 
 class Image:
@@ -34,6 +38,7 @@ class Image:
 
     def __init__(self, corpus: Corpus, roots: list[str]) -> None:
         self.roots = roots
+        _, self.closure_sizes = _closure_sizes.setdefault(id(corpus), (corpus, {}))
         paths = sorted(corpus.closure(roots))
         self.sizes = {path: corpus.sizes[path] for path in paths}
         self.references = {
@@ -70,11 +75,6 @@ class Image:
 def one_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
     """All in one layer: what an image is without layering."""
     return [list(image.sizes)]
-
-
-def one_path_per_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
-    """What layers can reach at best, with more of them than any budget allows."""
-    return [[path] for path in image.sizes]
 
 
 def popularity_contest(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
@@ -141,9 +141,9 @@ def nixery(image: Image, budget: int, popularity: Mapping[str, int]) -> list[lis
     return _ours(image, budget, popularity, "nixery")
 
 
-def default(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
-    """`group_layers.py` as it is without `--strategy`."""
-    return _ours(image, budget, popularity, group_layers.DEFAULT_STRATEGY)
+def reuse(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+    """The default of `group_layers.py`."""
+    return _ours(image, budget, popularity, "reuse")
 
 
 def _ours(
@@ -156,14 +156,13 @@ def _ours(
 @lru_cache(maxsize=1)
 def _graph(image: Image) -> group_layers.Graph:
     """Hand an image over as Nix would, in JSON; the last one is kept for the next budget."""
-    closure_sizes: dict[str, int] = {}
-    for path in image.sizes:
-        closure_sizes[path] = sum(image.sizes[needed] for needed in image.closure(path))
+    for path in image.sizes.keys() - image.closure_sizes.keys():
+        image.closure_sizes[path] = sum(image.sizes[needed] for needed in image.closure(path))
     entries = [
         {
             "path": path,
             "narSize": image.sizes[path],
-            "closureSize": closure_sizes[path],
+            "closureSize": image.closure_sizes[path],
             "references": image.references[path],
         }
         for path in image.sizes
@@ -181,7 +180,21 @@ class Strategy(NamedTuple):
     budgeted: bool = True  # whether the budget makes a difference
 
 
-OURS = ("group_layers.py", "group_layers.py, with a table")
+def with_constant(strategy: Strategy, name: str, factor: float) -> Strategy:
+    """Return our strategy with one of its constants multiplied."""
+    value = getattr(group_layers, name)
+
+    def group(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+        setattr(group_layers, name, type(value)(value * factor))
+        try:
+            return strategy.group(image, budget, popularity)
+        finally:
+            setattr(group_layers, name, value)
+
+    return strategy._replace(name=f"{strategy.name}, {name} x {factor}", group=group)
+
+
+OURS = "reuse"
 
 STRATEGIES = (
     Strategy("one layer", one_layer, budgeted=False),
@@ -190,7 +203,6 @@ STRATEGIES = (
     Strategy("Nixery", nixery),
     Strategy("Nixery, with a table", nixery, table=True),
     Strategy("auto-layer", auto_layer),
-    Strategy(OURS[0], default),
-    Strategy(OURS[1], default, table=True),
-    Strategy("one path per layer", one_path_per_layer, budgeted=False),
+    Strategy(f"{OURS}, with a table", reuse, table=True),
+    Strategy(OURS, reuse),
 )

@@ -63,25 +63,26 @@ def files(tmp_path: Path) -> tuple[str, str]:
 @pytest.fixture
 def figures(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, reuse.Figures]:
     """The figures, with a budget of two layers, for a fleet that has each program in an image."""
-    monkeypatch.setattr(reuse, "draw_fleet", lambda corpus, seed, images: [[FIRST], [SECOND]])
+    monkeypatch.setattr(reuse, "draw_fleet", lambda corpus, seed, images: [["first"], ["second"]])
     old, new = map(corpora.read_corpus, files)
-    rows, _ = reuse.measure(old, new, budgets=[2], seeds=["1"], images=2)
-    return {row.strategy: row for row in rows}
+    cases = [reuse.Case(strategy, 2) for strategy in peers.STRATEGIES]
+    rows = reuse.measure(old, new, cases, seeds=["1"], images=2)
+    return {case.strategy.name: row for case, row in zip(cases, rows)}
 
 
-def test_one_path_per_layer_moves_no_byte_twice(figures: dict[str, reuse.Figures]) -> None:
-    row = figures["one path per layer"]
-    assert (row.fleet, row.share, row.update, row.rollout, row.layers) == ([1], [1], 1, 1, 3)
-    assert row.largest == pytest.approx((1000 / 1110 + 1000 / 1120) / 2)
+def test_a_layer_for_each_path_is_enough_to_move_no_byte_twice(files: tuple[str, str]) -> None:
+    old, new = map(corpora.read_corpus, files)
+    (row,) = reuse.measure(old, new, [reuse.Case(peers.STRATEGIES[-1], 4)], images=9)
+    assert row == (1, 1, 1, 1, 1, 1)
 
 
 def test_one_layer_moves_everything_again(figures: dict[str, reuse.Figures]) -> None:
     row = figures["one layer"]
-    assert row.fleet == [pytest.approx((1110 + 1120) / 1130)]
-    assert row.share == [0]
+    assert row.fleet == pytest.approx((1110 + 1120) / 1130)
+    assert row.share == 0
     assert row.update == pytest.approx((1110 + 1120) / (110 + 120))
     assert row.rollout == pytest.approx((1110 + 1120) / (100 + 10 + 20))
-    assert (row.layers, row.largest) == (1, 1)
+    assert (row.fleet_update, row.fleet_rollout) == (row.update, row.rollout)
 
 
 def test_popularity_contest(figures: dict[str, reuse.Figures]) -> None:
@@ -89,21 +90,19 @@ def test_popularity_contest(figures: dict[str, reuse.Figures]) -> None:
     and after the update the tool.
     """
     row = figures["popularity contest"]
-    assert row.fleet == [pytest.approx((100 + 1010 + 1020) / 1130)]
-    assert row.share == [pytest.approx(100 / 1100)]
+    assert row.fleet == pytest.approx((100 + 1010 + 1020) / 1130)
+    assert row.share == pytest.approx(100 / 1100)
     assert row.update == pytest.approx((1000 + 110 + 1000 + 120) / (110 + 120))
     assert row.rollout == pytest.approx((1000 + 110 + 120) / (100 + 10 + 20))
-    assert row.largest == pytest.approx((1010 / 1110 + 1020 / 1120) / 2)
 
 
-@pytest.mark.parametrize("strategy", ["largest paths", "auto-layer"])
+@pytest.mark.parametrize("strategy", ["largest paths", "auto-layer", "reuse"])
 def test_the_large_tool_apart(figures: dict[str, reuse.Figures], strategy: str) -> None:
     row = figures[strategy]
-    assert row.fleet == [pytest.approx((1000 + 110 + 120) / 1130)]
-    assert row.share == [pytest.approx(1000 / 1100)]
+    assert row.fleet == pytest.approx((1000 + 110 + 120) / 1130)
+    assert row.share == pytest.approx(1000 / 1100)
     assert row.update == 1
     assert row.rollout == pytest.approx((110 + 120) / (100 + 10 + 20))
-    assert row.layers == 2
 
 
 def test_auto_layer_joins_what_the_same_large_paths_need() -> None:
@@ -177,6 +176,12 @@ def test_debian_packages_become_store_paths(monkeypatch: pytest.MonkeyPatch) -> 
     assert corpus.popularity == {"data-7": 2, "library-1.5": 2, "provider-1": 1}
 
 
+def test_versions_are_ordered_as_debian_orders_them() -> None:
+    ordered = ["1.9~~", "1.9~rc1-1", "1.9", "1.9-1~deb12u1", "1.9-1", "1.9-1+b1", "1.9a", "1.10"]
+    ordered.append("1:0.1")
+    assert sorted(set(ordered), key=corpora._version_key) == ordered
+
+
 def test_an_update_renames_what_refers_to_it_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -202,25 +207,35 @@ def test_both_forms_of_nix_path_info() -> None:
     assert corpus.popularity == {"lib-1": 2}
 
 
-def test_the_command_prints_a_table_and_draws_a_plot(
-    files: tuple[str, str], tmp_path: Path
-) -> None:
-    def run(hash_seed: str) -> tuple[str, bytes]:
-        plot = tmp_path / "plot.svg"
-        command = [BENCH / "reuse.py", "--corpus", *files, "--budgets", "2,3", "--plot", plot]
+def test_the_command_writes_tables_and_draws_a_plot(files: tuple[str, str], tmp_path: Path) -> None:
+    def run(hash_seed: str) -> tuple[str, str, bytes]:
+        plot, tables = tmp_path / "plot.svg", tmp_path / "tables.md"
+        command = [BENCH / "reuse.py", "--corpus", *files, "--budgets", "2,3", "--constants"]
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         done = subprocess.run(
-            [sys.executable, *command], check=True, env=environment, capture_output=True, text=True
+            [sys.executable, *command, "--write", tables, "--plot", plot],
+            **{"check": True, "env": environment, "capture_output": True, "text": True},
         )
-        return done.stdout, plot.read_bytes()
+        return done.stdout, tables.read_text(), plot.read_bytes()
 
-    printed, drawn = run("1")
-    assert (printed, drawn) == run("2")
+    printed, written, drawn = run("1")
+    assert (printed, written, drawn) == run("2")
+    assert printed.strip() in written
     rows = [line for line in printed.splitlines() if line.startswith("| ")]
     budgeted = [s for s in peers.STRATEGIES if s.budgeted]
-    assert len(rows) == 1 + 2 * len(budgeted) + len(peers.STRATEGIES) - len(budgeted)
+    compared = 1 + len(peers.STRATEGIES) + len(budgeted)
+    assert len(rows) == compared + 1 + 2 * (2 + 2 * len(reuse.CONSTANTS))
     texts = {element.text for element in ElementTree.fromstring(drawn).iter()}
     assert {strategy.name for strategy in budgeted} <= texts
+
+
+def test_a_constant_is_varied_for_one_plan_and_put_back(files: tuple[str, str]) -> None:
+    image = peers.Image(corpora.read_corpus(files[0]), [FIRST])
+    ours = peers.STRATEGIES[-1]
+    changed = peers.with_constant(ours, "DETAILED", 1 / 2048)
+    before = ours.group(image, 3, {})
+    assert len(changed.group(image, 3, {})) == 1 < len(before)
+    assert ours.group(image, 3, {}) == before
 
 
 @pytest.mark.parametrize(

@@ -519,24 +519,20 @@ def group(
     popularity: dict[str, int] | None = None,
     strategy: str = DEFAULT_STRATEGY,
 ) -> list[Layer]:
-    """Divide the paths of a graph among at most `budget` layers.
+    """Divide the paths of a graph among at most `budget` layers, and check that nothing is lost.
 
-    `popularity` has counts of references by store name. Raises `GraphError` for a budget below 1.
+    `popularity` has counts of references by store name. Raises `GraphError` for a budget below 1,
+    or if the strategy can't plan the graph.
     """
     if budget < 1:
         raise GraphError(f"a budget of {budget} layers: want at least 1")
     layers = STRATEGIES[strategy](graph, budget, popularity or {})
-    _check(graph, budget, layers)
-    return layers
-
-
-def _check(graph: Graph, budget: int, layers: list[Layer]) -> None:
-    """Refuse a plan that would lose a path, or hold one twice, or break the budget."""
     placed = list(chain.from_iterable(layer.contents for layer in layers))
     if len(placed) != len(graph.paths) or set(placed) != set(graph.paths):
         raise AssertionError("the layers do not hold each path exactly once")
     if not 1 <= len(layers) <= budget:
         raise AssertionError(f"{len(layers)} layers for a budget of {budget}")
+    return layers
 
 
 def _subtrees(graph: Graph, root_edges: list[int]) -> dict[int, list[int]]:
@@ -564,11 +560,6 @@ def _layer(graph: Graph, head: int, paths: list[int], reason: str) -> Layer:
 def _by_name(graph: Graph, path: int) -> tuple[str, str]:
     """The key that settles ties: name before hash, so that an order survives a rebuild."""
     return store_name(graph.paths[path]), graph.paths[path]
-
-
-def _largest(graph: Graph, paths: list[int]) -> int:
-    size = max(map(graph.nar_sizes.__getitem__, paths))
-    return min((p for p in paths if graph.nar_sizes[p] == size), key=lambda p: _by_name(graph, p))
 
 
 # Strategy "nixery"
@@ -612,7 +603,10 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
     layers = []
     if excess > 0:
         merged = list(chain.from_iterable(groups[: excess + 1]))
-        layers.append(_layer(graph, _largest(graph, merged), merged, "merged"))
+        size = max(map(graph.nar_sizes.__getitem__, merged))
+        largest = [path for path in merged if graph.nar_sizes[path] == size]
+        name = min(largest, key=lambda path: _by_name(graph, path))
+        layers.append(_layer(graph, name, merged, "merged"))
         del groups[: excess + 1]
     reasons = {"requested": requested, "popular": popular, "large": large, "unreached": unreached}
     for paths in groups:

@@ -357,12 +357,14 @@ of the same package set.
 ![Bytes moved against the layer budget](reuse.svg)
 
 The form of strategy `reuse` and its constants were chosen on nixos-18.03-0405, debian-bookworm and
-bookworm; trixie was looked at meanwhile. The other sets were measured when all was chosen. The
+bookworm; trixie, bullseye and the step from bookworm to trixie were looked at meanwhile. The steps
+from bullseye to bookworm and from trixie to forky were measured when all was chosen. The
 NixOS sets are of 2018: hashes, dependency inputs and revisions are real, which of the inputs stay
 references, and most sizes, are modelled. Debian's dependencies, sizes and updates are real, its
 store paths made up (see corpora.py); debian-bookworm is another choice of packages than bookworm,
 with few updates. Sets that begin with nixos- or debian- come from files that are not in this
-repository, the others from Debian's mirrors."""
+repository, the others from Debian's mirrors. The tables of constants are of the
+first fleet alone."""
 
 
 if __name__ == "__main__":

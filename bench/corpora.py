@@ -16,9 +16,14 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "dev"))
+from debian import Apt, AptError
 
 __all__ = [
     "DEBIAN_SETS",
@@ -132,7 +137,6 @@ DEBIAN_SETS = (
     ("bookworm", "trixie"),
     ("trixie", "forky"),
 )
-MIRROR = "http://deb.debian.org"
 
 
 @cache
@@ -143,35 +147,25 @@ def read_debian(name: str) -> Corpus:
     Raises `CorpusError`.
     """
     suite = name.removesuffix("-updated")
-    packages = {package.name: package for package in reversed(list(_read_suite("debian", suite)))}
+    packages = {package.name: package for package in reversed(list(_read_suite(suite)))}
     if name != suite:
         # Among several updates the highest version wins.
-        for update in _read_suite("debian-security", f"{suite}-security"):
+        for update in _read_suite(f"{suite}-security"):
             known = packages.get(update.name)
             if known is None or _version_key(update.version) > _version_key(known.version):
                 packages[update.name] = update
     return _corpus_of(name, packages)
 
 
-def _read_suite(archive: str, suite: str) -> Iterator[_Package]:
+def _read_suite(suite: str) -> Iterator[_Package]:
     """Read the list of a suite's packages, in the order that it has."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = os.path.join(cache, "nixery-corpora", suite)
-    sources = f"{folder}.list"
-    options = ["-o", f"Dir::State::Lists={folder}", "-o", f"Dir::Etc::SourceList={sources}"]
-    options += ["-o", "Dir::Etc::SourceParts=/dev/null"]
-
-    def lists() -> list[str]:
-        wanted = ("--format", "$(FILENAME)", "Created-By: Packages")
-        return _run("apt-get", *options, "indextargets", *wanted).split()
-
-    os.makedirs(os.path.join(folder, "partial"), exist_ok=True)
-    with open(sources, "w", encoding="utf-8") as file:
-        file.write(f"deb {MIRROR}/{archive} {suite} main\n")
-    if not lists() or not all(map(os.path.exists, lists())):
-        _run("apt-get", "-qq", *options, "update")
-    for file in lists():
-        yield from _packages(_run("/usr/lib/apt/apt-helper", "cat-file", file))
+    try:
+        lists = Apt(Path(cache, "nixery-corpora", suite), [suite]).lists()
+    except AptError as error:
+        raise CorpusError(str(error)) from None
+    for _, text in lists:
+        yield from _packages(text)
 
 
 def _version_key(version: str) -> list:

@@ -67,6 +67,8 @@ prepare() {
   [[ "$obstacle" != missing ]] ||
     command+="${command:+ && }install --directory --owner=$(id -un) /nix"
   [[ -z "$command" ]] || run_as_root "$command"
+  # As an ordinary user Nix 2.10 and later take a store in the home unless this folder is there.
+  ((UID == 0)) || [[ ! -w /nix ]] || mkdir -p /nix/var/nix
   set_nix_config
 }
 

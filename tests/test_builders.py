@@ -10,6 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -350,6 +351,13 @@ class TestLinks:
 
 
 class TestRoot:
+    def test_archive_has_names_that_are_not_text_as_they_are(self, tmp_path):
+        name = os.fsdecode(b"\xff \n")
+        write_archive({name: f"/nix/store/{name}"}, str(tmp_path / "root.tar"), 1)
+        with tarfile.open(tmp_path / "root.tar", errors="surrogateescape") as archive:
+            (member,) = archive.getmembers()
+        assert (member.name, member.linkname) == (name, f"/nix/store/{name}")
+
     def test_env_is_that_of_coreutils_before_another(self, tmp_path):
         for name in ["0-a-toolbox", "1-coreutils-9.1"]:
             (tmp_path / name / "bin").mkdir(parents=True)

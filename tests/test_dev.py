@@ -1,7 +1,8 @@
-"""The scripts of dev/ where something is missing: they say so in one line, and install nothing."""
+"""The scripts of dev/: where something is missing they say so in one line, and install nothing."""
 
 from __future__ import annotations
 
+import runpy
 import shutil
 from pathlib import Path
 
@@ -63,3 +64,51 @@ def test_a_store_of_another_user_is_not_used(machine: Path) -> None:
     (machine / "nix-build").symlink_to("/bin/true")
     line = refusal(machine, "demo", "/nix")
     assert line.startswith("demo: /nix belongs to root, ") and "sudo dev/demo" in line
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "mutated"),
+    [
+        (
+            "PYTHON",
+            'run("a b", cwd=x)\n',
+            ["pass\n", 'run("a b", )\n'],
+        ),
+        (
+            "PYTHON",
+            'return "c" if not x else y[0] < 2  # d > 3\n',
+            [
+                'return "cx" if not x else y[0] < 2  # d > 3\n',
+                'return "c" if  x else y[0] < 2  # d > 3\n',
+                'return "c" if not x else y[1] < 2  # d > 3\n',
+                'return "c" if not x else y[0] <= 2  # d > 3\n',
+                'return "c" if not x else y[0] < 3  # d > 3\n',
+            ],
+        ),
+        (
+            "NIX",
+            "if a then [ b ''c ${d \"e\"}'' ] else f.g or \"h i\" # 1 && 2",
+            [
+                "if ! (a) then [ b ''c ${d \"e\"}'' ] else f.g or \"h i\" # 1 && 2",
+                "if a then [  ''c ${d \"e\"}'' ] else f.g or \"h i\" # 1 && 2",
+                'if a then [ b  ] else f.g or "h i" # 1 && 2',
+                "if a then [ b ''c ${d \"ex\"}'' ] else f.g or \"h i\" # 1 && 2",
+                "if a then [ b ''c ${d \"e\"}'' ] else f.g and \"h i\" # 1 && 2",
+                "if a then [ b ''c ${d \"e\"}'' ] else f.g  # 1 && 2",
+            ],
+        ),
+    ],
+)
+def test_mutations_change_one_place_of_code(language: str, text: str, mutated: list[str]) -> None:
+    """And neither messages nor comments."""
+    mutate = runpy.run_path(str(ROOT / "dev" / "mutate"))
+    found = mutate["find_mutations"](text, mutate[language])
+    assert [text[:start] + written + text[end:] for start, end, written in found] == mutated
+
+
+def test_each_file_that_is_mutated_has_tests() -> None:
+    for name, tests in runpy.run_path(str(ROOT / "dev" / "mutate"))["TESTS"].items():
+        assert (ROOT / name).exists()
+        for test in tests.split():
+            module, _, group = test.partition("::")
+            assert f"class {group}" in (ROOT / f"tests/test_{module}.py").read_text() or not group

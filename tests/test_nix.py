@@ -103,7 +103,9 @@ class TestNames:
             inherit meta;
           };
           marked-broken = refused { broken = true; };
-          proprietary = refused { license.free = false; unfree = true; };
+          proprietary = refused { unfree = true; };
+          partly-proprietary = refused { license = [ { } { free = false; } ]; };
+          old-and-proprietary = refused { license.free = false; };
           vulnerable = refused { knownVulnerabilities = [ "CVE-2014-0160" ]; };
           for-macs = refused { platforms = [ "x86_64-darwin" ]; };
           removed = throw "removed was removed";
@@ -283,6 +285,8 @@ class TestNames:
         [
             ("marked-broken", "is marked as broken"),
             ("proprietary", "is unfree"),
+            ("partly-proprietary", "is unfree"),
+            ("old-and-proprietary", "is unfree"),
             ("vulnerable", "is insecure"),
             ("for-macs", "is not available for x86_64-linux"),
             ("removed", "cannot be evaluated (-A image says why)"),

@@ -341,13 +341,13 @@ def measure_changes(bench: Bench, repeats: int) -> tuple[str, str]:
                     aims.append(verdict(middle(pushes, CPU) <= 2.0, "CPU 2.0 s"))
                 rows.append((what, cache, program, *cells(pushes, *measures), "; ".join(aims)))
                 if package:
-                    lines[cache][program].append((moved, middle(pushes, WALL)))
+                    lines[cache][program].append((moved, middle(pushes, UPLOADED)))
     header = "changed", "skopeo's cache", "program", *(name for name, _ in measures), "aim"
     chart = draw(
         [Panel(f"skopeo's cache is {cache}", lines[cache]) for cache in CACHES],
-        "From a change to the registry",
+        "What a change uploads",
         "MB in changed layers, compressed",
-        "seconds",
+        "MB",
         bold=["copy-to"],
         logarithmic=True,
     )
@@ -418,7 +418,9 @@ def write_report(file: Path, changes: str, empty_stores: str) -> None:
         f"with its default settings, skopeo {skopeo}. Figures are medians; aims are for `copy-to`.",
         "## A machine that has everything but the change",
         changes,
-        f"![From a change to the registry]({file.stem}.svg)",
+        "Uploads include requests, the configuration and the manifest, which an image of a hundred "
+        "layers has with any change.",
+        f"![What a change uploads]({file.stem}.svg)",
         "## A machine with an empty store and a binary cache",
         "The last four figures are megabytes pulled from the cache. Tools are skopeo, Python and "
         "what packs layers, with their closures; packages are the image's other store paths.",

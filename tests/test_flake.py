@@ -58,7 +58,7 @@ def test_pure_evaluation_gives_the_wrapper_and_the_grouping_program(nix, checkou
         assert (Path(built["outputs"]["out"]) / "bin" / program).stat().st_mode & 0o111
 
 
-def test_consumer_builds_an_image_in_pure_evaluation(nix, checkout, tmp_path):
+def test_consumer_builds_and_pushes_an_image_in_pure_evaluation(nix, checkout, tmp_path):
     (tmp_path / "flake.nix").write_text(
         f"""{{
           inputs.nixpkgs.url = "path:{nix.package_set}";
@@ -79,6 +79,8 @@ def test_consumer_builds_an_image_in_pure_evaluation(nix, checkout, tmp_path):
     image, other = Image(Path(built["outputs"]["out"])), nix.image_of(["hello"])
     # The image's digest: neither purity nor the way in plays a part.
     assert image.descriptor == other.descriptor
+    pushed = flake("run", f"path:{tmp_path}#image.copyTo", "--", f"oci:{tmp_path}/pushed:v1")
+    assert pushed == image.descriptor["digest"] + "\n"
 
 
 def test_overlay_offers_the_programs_and_the_functions(nix, checkout, tmp_path):

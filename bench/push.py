@@ -415,7 +415,8 @@ def write_report(file: Path, changes: str, empty_stores: str) -> None:
     paragraphs = (
         "# From a change to the registry, measured",
         f"Written by `bench/push.py`, whose `--help` says what is measured: {machine()}, Nix {nix} "
-        f"with its default settings, skopeo {skopeo}. Figures are medians; aims are for `copy-to`.",
+        f"with its default settings, skopeo {skopeo}. Figures are medians; aims are for `copy-to`. "
+        f"In the last 15 minutes {os.getloadavg()[2]:.1f} processes were running on average.",
         "## A machine that has everything but the change",
         changes,
         "Uploads include requests, the configuration and the manifest, which an image of a hundred "

@@ -1,0 +1,245 @@
+"""What must hold of images that are grouped together, and group_layers.py with several graphs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import chain, combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import group_layers
+from group_layers import MOST_PARTS, PATHS_PER_CHANGE, group_fleet, load_graphs, load_plans
+from nix import ROOT
+
+PROGRAM = ROOT / "group_layers.py"
+
+
+def closure(references: dict[str, list[str]], roots: list[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += references[path]
+    return found
+
+
+def document(sizes: dict, references: dict, images: dict[str, list[str]]) -> dict:
+    """Return what Nix exports for images, lists of roots by name."""
+    entries = {
+        path: {
+            "path": path,
+            "narSize": sizes[path],
+            "closureSize": sum(map(sizes.get, closure(references, [path]))),
+            "references": references[path],
+        }
+        for path in sizes
+    }
+    graphs = {
+        name: [entries[path] for path in sorted(closure(references, roots))]
+        for name, roots in images.items()
+    }
+    return {"exportReferencesGraph": images, **graphs}
+
+
+@st.composite
+def fleets(draw) -> dict:
+    """Images over one package set, whose paths need such of lower number."""
+    count = draw(st.integers(1, 12))
+    paths = [f"/nix/store/{number:032}-p" for number in range(count)]
+    sizes = {path: draw(st.integers(0, 10**9)) for path in paths}
+    references = {
+        path: draw(st.lists(st.sampled_from(paths[:n]), max_size=3, unique=True)) if n else []
+        for n, path in enumerate(paths)
+    }
+    roots = st.lists(st.sampled_from(paths), min_size=1, max_size=4, unique=True)
+    images = {f"image-{n}": draw(roots) for n in range(draw(st.integers(1, 6)))}
+    return document(sizes, references, images)
+
+
+BUDGETS = st.lists(st.integers(1, 5), min_size=6, max_size=6)
+
+
+def plan(exported: dict, budgets: list[int], known: list = ()) -> dict[str, list[list[str]]]:
+    graphs = load_graphs(json.dumps(exported))
+    fleet = group_fleet(graphs, dict(zip(sorted(graphs), budgets)), list(known))
+    return {name: [layer.contents for layer in layers] for name, layers in fleet.items()}
+
+
+@given(fleets(), BUDGETS)
+def test_each_path_is_once_in_each_image_and_budgets_are_kept(fleet, budgets):
+    plans = plan(fleet, budgets)
+    for name, budget in zip(sorted(plans), budgets):
+        assert sorted(chain(*plans[name])) == sorted(entry["path"] for entry in fleet[name])
+        assert 1 <= len(plans[name]) <= budget
+
+
+@given(fleets(), BUDGETS, st.randoms())
+def test_the_order_and_the_names_of_images_make_no_difference(fleet, budgets, chance):
+    roots = fleet["exportReferencesGraph"]
+    names = list(roots)
+    others = [f"other-{n}" for n in range(len(names))]
+    chance.shuffle(others)
+    renamed = dict(zip(names, others))
+    shuffled = {}
+    for name in chance.sample(names, len(names)):
+        entries = [{**it, "references": it["references"][::-1]} for it in fleet[name]]
+        shuffled[renamed[name]] = chance.sample(entries, len(entries))
+    exported = {
+        "exportReferencesGraph": {name: roots[old][::-1] for old, name in renamed.items()},
+        **shuffled,
+    }
+    budget = dict(zip(sorted(names), budgets))
+    budgets_of_others = [
+        budget[old] for _, old in sorted((new, old) for old, new in renamed.items())
+    ]
+    plans, again = plan(fleet, budgets), plan(exported, budgets_of_others)
+    assert {renamed[name]: it for name, it in plans.items()} == again
+
+
+@given(fleets(), BUDGETS, st.integers(1, 5))
+def test_a_known_layer_is_used_whole_or_not_at_all(fleet, budgets, more):
+    """Images in the lock keep their plans, and layers of others that fit are not divided."""
+    *locked, new = sorted(fleet["exportReferencesGraph"])
+    if locked:
+        known = {"exportReferencesGraph": {n: fleet["exportReferencesGraph"][n] for n in locked}}
+        lock = plan({**known, **{name: fleet[name] for name in locked}}, budgets)
+        plans = plan(fleet, [*budgets[: len(locked)], more], lock.values())
+        assert {name: plans[name] for name in locked} == lock
+        locked_layers = {tuple(layer) for it in lock.values() for layer in it}
+        graphs = load_graphs(json.dumps(fleet))
+        layers = group_fleet(graphs, dict.fromkeys(graphs, more), list(lock.values()))[new]
+        for layer in layers:
+            assert (tuple(layer.contents) in locked_layers) == (layer.reason == "known") or (
+                not any(set(graphs[new].paths).issuperset(it) for it in locked_layers)
+            )
+
+
+def merge_by_definition(fleet: dict, budgets: list[int]) -> dict[str, set[frozenset]]:
+    """Merge the cheapest two parts, all pairs looked at anew in every step."""
+    images = {
+        name: {it["path"] for it in fleet[name]} for name in sorted(fleet["exportReferencesGraph"])
+    }
+    entries = {it["path"]: it for name in images for it in fleet[name]}
+    limit = dict(zip(images, budgets))
+    references = {path: it["references"] for path, it in entries.items()}
+    total = sum(it["narSize"] for it in entries.values())
+    users = {path: frozenset(n for n in images if path in images[n]) for path in entries}
+    layers: dict[frozenset, set[str]] = {}
+    alike: dict[tuple, set[str]] = {}
+    for path, it in entries.items():
+        large = it["narSize"] > total // MOST_PARTS
+        level = it["closureSize"].bit_length()
+        alike.setdefault((users[path], level, path if large else None), set()).add(path)
+    for (names, _, _), paths in alike.items():
+        layers[frozenset(paths)] = set(names)
+
+    def stays(paths: frozenset) -> int:
+        return (PATHS_PER_CHANGE << 30) // (
+            PATHS_PER_CHANGE + len(closure(references, list(paths)))
+        )
+
+    order = {path: 1 << number for number, path in enumerate(sorted(entries))}
+    while True:
+        count = {name: sum(name in it for it in layers.values()) for name in images}
+        crowded = {name for name in images if count[name] > limit[name]}
+        if not crowded:
+            return {n: {paths for paths, it in layers.items() if n in it} for n in images}
+        costs = []
+        for a, b in combinations(layers, 2):
+            both = layers[a] & layers[b]
+            if both & crowded:
+                cost = sum(
+                    sum(entries[path]["narSize"] for path in one)
+                    * (stays(one) - stays(a | b) + ((layers[one] != both) << 30))
+                    for one in (a, b)
+                )
+                ranks = sorted(sum(map(order.get, one)) for one in (a, b))
+                costs.append((cost // len(both & crowded), *ranks, a, b))
+        *_, a, b = min(costs, key=lambda it: it[:3])
+        both = layers[a] & layers[b]
+        layers[a] -= both
+        layers[b] -= both
+        layers.setdefault(a | b, set()).update(both)
+
+
+@settings(deadline=None)
+@given(fleets(), BUDGETS)
+def test_the_plan_is_that_of_the_definition(fleet, budgets):
+    if len(fleet["exportReferencesGraph"]) > 1:
+        plans = plan(fleet, budgets)
+        expected = merge_by_definition(fleet, budgets)
+        assert {name: set(map(frozenset, it)) for name, it in plans.items()} == expected
+
+
+def test_what_is_worth_least_is_in_one_part_of_each_image(monkeypatch):
+    monkeypatch.setattr(group_layers, "MOST_PARTS", 1)
+    paths = [f"/nix/store/{number:032}-p" for number in range(4)]
+    images = {"a": [paths[0], paths[1], paths[3]], "b": [paths[0], paths[2], paths[3]]}
+    exported = document(dict(zip(paths, [100, 1, 2, 3])), {path: [] for path in paths}, images)
+    plans = plan(exported, [9, 9])
+    assert plans["a"] == [[paths[0]], [paths[1], paths[3]]]
+    assert plans["b"] == [[paths[0]], [paths[2], paths[3]]]
+
+
+def run_program(folder, exported: dict, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "graph.json").write_text(json.dumps(exported))
+    command = [sys.executable, PROGRAM, "--graph", "graph.json", "--out", "-", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+PATHS = [f"/nix/store/{number:032}-{name}" for number, name in enumerate("abc")]
+SIZES = dict(zip(PATHS, (1, 10, 100)))
+REFERENCES = {PATHS[0]: [PATHS[1]], PATHS[1]: [], PATHS[2]: [PATHS[1]]}
+
+
+class TestProgram:
+    def test_several_graphs_yield_a_plan_for_each(self, tmp_path):
+        exported = document(SIZES, REFERENCES, {"a": [PATHS[0]], "c": [PATHS[2]]})
+        done = run_program(tmp_path, exported, "--budget", "2")
+        plans = json.loads(done.stdout)
+        assert plans == {
+            "a": [{"contents": [PATHS[1]]}, {"contents": [PATHS[0]]}],
+            "c": [{"contents": [PATHS[1]]}, {"contents": [PATHS[2]]}],
+        }
+
+    def test_explain_names_each_image(self, tmp_path):
+        exported = document(SIZES, REFERENCES, {"a": [PATHS[0]], "c": [PATHS[2]]})
+        done = run_program(tmp_path, exported, "--explain", "--explain-json", "explain.json")
+        lines = done.stderr.splitlines()
+        assert [line for line in lines if len(line) == 1] == ["a", "c"]
+        assert list(json.loads((tmp_path / "explain.json").read_text())) == ["a", "c"]
+
+    def test_one_image_has_known_layers_where_they_fit(self, tmp_path):
+        known = [{"contents": [PATHS[0], PATHS[1]]}, {"contents": [PATHS[2], "/nix/store/gone"]}]
+        (tmp_path / "known.json").write_text(json.dumps(known))
+        exported = document(SIZES, REFERENCES, {"graph": [PATHS[0], PATHS[2]]})
+        done = run_program(tmp_path, exported, "--known", "known.json")
+        assert sorted(it["contents"] for it in json.loads(done.stdout)) == [PATHS[:2], PATHS[2:]]
+
+    @pytest.mark.parametrize(
+        "text", ["1", "[[]]", '{"a": [{"contents": [1]}]}', '[{"contents": "/a"}]']
+    )
+    def test_a_file_without_plans_is_refused(self, tmp_path, text):
+        (tmp_path / "known.json").write_text(text)
+        exported = document(SIZES, REFERENCES, {"graph": [PATHS[0]]})
+        done = run_program(tmp_path, exported, "--known", "known.json")
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr.startswith("group-layers: known.json: want plans")
+        assert done.stderr.count("\n") == 1
+
+    def test_the_original_strategy_knows_no_layers(self, tmp_path):
+        (tmp_path / "known.json").write_text("[]")
+        exported = document(SIZES, REFERENCES, {"graph": [PATHS[0]]})
+        done = run_program(tmp_path, exported, "--known", "known.json", "--strategy", "nixery")
+        assert done.returncode == 2 and "--known: strategy nixery" in done.stderr
+
+
+def test_plans_are_read_from_a_list_or_an_object():
+    layers = [{"contents": ["/a"]}]
+    assert load_plans(json.dumps(layers)) == load_plans(json.dumps({"x": layers})) == [[["/a"]]]

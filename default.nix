@@ -20,6 +20,12 @@ in
     inherit (pkgs.stdenv.hostPlatform) system;
   };
 
+  # Build images that share layers; the arguments are in build-image/fleet.nix
+  buildImages = import ./build-image/fleet.nix {
+    inherit tools;
+    inherit (pkgs.stdenv.hostPlatform) system;
+  };
+
   # Make one image of several for different platforms; the arguments are in build-image/index.nix
   buildIndex = import ./build-image/index.nix { inherit tools; };
 

@@ -27,6 +27,7 @@
       functionsOf = pkgs: {
         inherit (offersOf pkgs)
           buildImage
+          buildImages
           buildIndex
           binSh
           usrBinEnv

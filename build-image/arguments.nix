@@ -152,6 +152,9 @@ let
       layers ? [ ],
       # Popularity table: a JSON file { name: count of direct references }, or null
       popularity ? null,
+      # Plans of layers that exist, which are used where they fit: a JSON file as `groupedLayers` or
+      # buildImages' `lock` writes it, or null
+      known ? null,
       # Whether evaluation may build the plan of the layers; otherwise one derivation does all
       importFromDerivation ? true,
       # Description, homepage and license, which become labels of the image
@@ -195,6 +198,24 @@ let
           path
         else
           throw "${argument} has ${show value}, which is not in the Nix store: write a derivation, or a path without quotes";
+
+      # A JSON file in the store, or null
+      file =
+        argument: value:
+        if value == null then
+          null
+        else if isPath value || isString value && hasPrefix "/" value && !hasContext value then
+          # Copied to the store under a name that the store takes, whatever its own is.
+          builtins.path {
+            name = "${argument}.json";
+            path = /. + value;
+          }
+        else
+          "${
+            check argument (
+              value: isStringLike value && hasPrefix "/" "${value}"
+            ) "an absolute path or a derivation" value
+          }";
 
       time =
         argument: value:
@@ -264,21 +285,8 @@ let
           throw "layers must be a list of lists of derivations, as in layers = [ [ pkgs.hello ] ], not ${
             if isList layers then "a flat list" else show layers
           }";
-      popularity =
-        if popularity == null then
-          null
-        else if isPath popularity || isString popularity && hasPrefix "/" popularity && !hasContext popularity then
-          # Copied to the store under a name that the store takes, whatever its own is.
-          builtins.path {
-            name = "popularity.json";
-            path = /. + popularity;
-          }
-        else
-          "${
-            check "popularity" (
-              value: isStringLike value && hasPrefix "/" "${value}"
-            ) "an absolute path or a derivation" popularity
-          }";
+      popularity = file "popularity" popularity;
+      known = file "known" known;
       importFromDerivation = checkBoolean "importFromDerivation" importFromDerivation;
 
       fromImage =

@@ -31,6 +31,8 @@
   # Popularity table: its URL, or the absolute path of a local file
   popularityUrl ? null,
   popularity ? null,
+  # Plans of layers that exist, which are used where they fit: the absolute path of a local file
+  known ? null,
   # Media types of the answer: "docker", which registry servers of 2019 announce, or "oci"
   mediaTypes ? "docker",
   # With "...", nix-build passes on arguments that are misspelt too, and they can be refused.
@@ -171,7 +173,7 @@ let
     inherit (hostPlatform) system;
   };
   image = makeImage {
-    inherit name tag mediaTypes;
+    inherit name tag mediaTypes known;
     contents = found.packages ++ contents;
     maxLayers = layerLimit;
     config =

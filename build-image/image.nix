@@ -101,6 +101,7 @@ let
     maxLayers
     layers
     popularity
+    known
     importFromDerivation
     fromImage
     extraCommands
@@ -212,6 +213,7 @@ let
       includeStorePaths
       importFromDerivation
       popularity
+      known
       packing
       ;
     base = baseDescription;
@@ -284,6 +286,8 @@ outputs.layout
   overrideAttrs = _: throw "an image has no overrideAttrs: write override { ... }, which changes arguments of buildImage";
 
   inherit (layered) layers groupedLayers picture;
+  # For a fleet that this image is in
+  inherit (layered) toPlan;
   inherit (layered.groupedLayers) explain;
   inherit answer;
   # For an index that this image is in

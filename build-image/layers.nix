@@ -25,6 +25,8 @@
   base,
   # Popularity table, a file, or null
   popularity,
+  # Plans of layers that exist, a file, or null
+  known,
   # How a layer is packed: attributes of pack_layer.py
   packing,
   # Whether the store paths are in the image, or only what links to them
@@ -33,26 +35,31 @@
   importFromDerivation,
 }:
 let
-  groupedLayers = runBuilder "plan_layers" {
-    name = "grouped-layers.json";
-    outputs = [
-      "out"
-      "explain"
-      "explanation"
-    ];
+  # What decides on the plan; images of a fleet are planned together from theirs (fleet.nix).
+  toPlan = {
     exportReferencesGraph.graph = roots ++ archives ++ builtins.concatLists groups;
     inherit
       archives
       base
-      groupLayers
       groups
       includeStorePaths
       maxLayers
-      popularity
       references
       ;
-    preferLocalBuild = true;
   };
+  groupedLayers = runBuilder "plan_layers" (
+    toPlan
+    // {
+      name = "grouped-layers.json";
+      outputs = [
+        "out"
+        "explain"
+        "explanation"
+      ];
+      inherit groupLayers known popularity;
+      preferLocalBuild = true;
+    }
+  );
 
   # The idea that all of this rests on is Nixery's: before any layer is made, a program sorts the
   # store paths into layers, for which Nix gives it the graph of all references; and the result is
@@ -97,7 +104,7 @@ let
     );
 in
 {
-  inherit groupedLayers;
+  inherit groupedLayers toPlan;
   picture = runBuilder "draw_picture" {
     name = "picture.svg";
     inherit (groupedLayers) explanation;

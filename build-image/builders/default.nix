@@ -42,6 +42,7 @@ let
     ];
     pack_layers = imports.pack_layer ++ [ "pack_layer" ];
     package_program = [ "attributes" ];
+    plan_fleet = imports.plan_layers ++ [ "plan_layers" ];
     plan_layers = [ "attributes" ];
     read_base_image = [
       "archives"

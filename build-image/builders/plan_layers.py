@@ -10,7 +10,8 @@ Attributes: `exportReferencesGraph.graph`, the roots; `archives` and `references
 that are archives, and files that go into no layer; `groups`, lists of store paths, each of which is
 a layer; `includeStorePaths`, whether there are layers with store paths at all; `maxLayers`, for all
 layers of the image; `base`, the description of a base image's layers, or null; `popularity`, a
-table, or null; `groupLayers`, the folder that has the module group_layers. Writes
+table, or null; `known`, plans of layers that exist, or null; `groupLayers`, the folder that has the
+module group_layers. Writes
 
     out          [{"contents": [store path, ...]}, ..., {"contents": [], "archive": file}, ...]:
                  all layers of the image in their order, but for those of the base
@@ -28,7 +29,12 @@ from attributes import fail, read_attributes, read_json, write_json
 
 TYPE_CHECKING = False  # as typing has it, which takes 3 ms to import
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from group_layers import Layer
+
+    T = TypeVar("T")
 
 
 def select(attributes: dict, present: set[str]) -> dict:
@@ -83,10 +89,10 @@ def replace_contents(layers: list[Layer], groups: list[list[str]], entries: list
     ]
 
 
-def group_paths(attributes: dict, base_layers: list[dict]) -> dict:
-    """Return the explanation, as group_layers.explain has it, of the layers with store paths.
+def prepare(attributes: dict, base_layers: list[dict]) -> tuple[dict, list[list[str]], int]:
+    """Return the graph to group, the groups that have layers already, and the budget for the rest.
 
-    Ends the build with one line when there are too few layers, or the popularity table is no table.
+    Ends the build with one line when there are too few layers.
     """
     present = {path for layer in base_layers for path in layer["storePaths"]}
     graph = select(attributes, present)
@@ -104,20 +110,35 @@ def group_paths(attributes: dict, base_layers: list[dict]) -> dict:
             f"maxLayers = {attributes['maxLayers']} is too few: the image needs {needs}, and at "
             "least 1 for its store paths"
         )
-    if not entries:
-        return {"paths": 0, "layers": []}
-    from group_layers import GraphError, explain, group, load_graph, load_popularity
+    return graph, groups, budget
 
-    popularity = None
-    if attributes["popularity"]:
-        try:
-            with open(attributes["popularity"], encoding="utf-8") as file:
-                popularity = load_popularity(file.read())
-        except (OSError, UnicodeDecodeError, GraphError) as error:
-            fail(f"popularity {attributes['popularity']}: {error}")
+
+def load(attributes: dict, argument: str, parse: Callable[[str], T], default: T) -> T:
+    """Return what `parse` makes of the file that is an attribute, or the default if it is null."""
+    from group_layers import GraphError
+
+    name = attributes[argument]
+    if name is None:
+        return default
+    try:
+        with open(name, encoding="utf-8") as file:
+            return parse(file.read())
+    except (OSError, UnicodeDecodeError, GraphError) as error:
+        fail(f"{argument} {name}: {error}")
+
+
+def group_paths(attributes: dict, base_layers: list[dict]) -> dict:
+    """Return the explanation, as group_layers.explain has it, of the layers with store paths."""
+    graph, groups, budget = prepare(attributes, base_layers)
+    if not graph["graph"]:
+        return {"paths": 0, "layers": []}
+    from group_layers import explain, group_fleet, load_graph, load_plans, load_popularity
+
+    popularity = load(attributes, "popularity", load_popularity, None)
+    known = load(attributes, "known", load_plans, [])
     loaded = load_graph(json.dumps(graph))
-    layers = replace_contents(group(loaded, budget, popularity), groups, entries)
-    return explain(loaded, budget, layers)
+    layers = group_fleet({"image": loaded}, {"image": budget}, known, popularity)["image"]
+    return explain(loaded, budget, replace_contents(layers, groups, graph["graph"]))
 
 
 def explain_image(attributes: dict, base_layers: list[dict], grouped: dict) -> dict:

@@ -1,0 +1,102 @@
+"""Decide what is in the layers of images that are built together, by group_layers.group_fleet.
+
+Attributes: `images`, by name, with what plan_layers.py needs to know of each; its roots are in
+`exportReferencesGraph` under the name with `image-` in front. `known`, plans of layers that exist,
+or null; `groupLayers`, the folder that has the module group_layers. Writes
+
+    out          {name: [{"contents": [store path, ...]}, ...]}: the layers of each image for the
+                 store paths that the caller has not grouped, as plan_layers.py takes them for known
+    explain      which layers several images share, for people
+    explanation  all different layers, in the form of group_layers.explain
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from attributes import read_attributes, read_json, write_json
+from plan_layers import load, prepare
+
+TYPE_CHECKING = False  # as typing has it, which takes 3 ms to import
+if TYPE_CHECKING:
+    from group_layers import Layer
+
+
+def explain_fleet(fleet: dict[str, list[Layer]], sizes: dict[str, int]) -> dict:
+    """Return all different layers, those that most images have first, and their bytes."""
+    images: dict[tuple, list[str]] = {}
+    layers = {}
+    for name, plan in fleet.items():
+        for layer in plan:
+            contents = tuple(layer.contents)
+            layers[contents] = layer
+            images.setdefault(contents, []).append(name)
+    order = sorted(layers, key=lambda it: (-len(images[it]), -layers[it].size, it))
+    return {
+        "paths": len(sizes),
+        "size": sum(sizes.values()),
+        "layers": [
+            {
+                "layer": number,
+                "size": layers[contents].size,
+                "name": layers[contents].name,
+                "reason": f"in {len(images[contents])} of {len(fleet)}",
+                "contents": [[path, sizes[path]] for path in contents],
+                "images": images[contents],
+            }
+            for number, contents in enumerate(order, 1)
+        ],
+    }
+
+
+def format_fleet(explanation: dict) -> str:
+    """Return what `explain_fleet` returned as a table for people."""
+    from group_layers import store_name
+
+    def megabytes(size: int) -> str:
+        return f"{size / 1e6:.1f} MB"
+
+    lines = ["layer        size  paths  images     named after"]
+    for layer in explanation["layers"]:
+        lines.append(
+            f"{layer['layer']:5} {megabytes(layer['size']):>11} {len(layer['contents']):6}"
+            f"  {layer['reason'][3:]:9}  {store_name(layer['name'])}"
+        )
+    moved = sum(layer["size"] for layer in explanation["layers"])
+    lines.append(
+        f"{explanation['paths']} different paths, {megabytes(explanation['size'])}, in"
+        f" {len(lines) - 1} different layers, {megabytes(moved)}"
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    attributes = read_attributes()
+    sys.path.insert(0, attributes["groupLayers"])
+    from group_layers import group_fleet, load_graph, load_plans
+
+    graphs, budgets = {}, {}
+    for name, image in attributes["images"].items():
+        roots = attributes["exportReferencesGraph"][f"image-{name}"]
+        exported = {"graph": roots}, attributes[f"image-{name}"]
+        base_layers = read_json(image["base"]) if image["base"] else []
+        request = {**image, "exportReferencesGraph": exported[0], "graph": exported[1]}
+        graph, _, budget = prepare(request, base_layers)
+        if graph["graph"]:
+            graphs[name], budgets[name] = load_graph(json.dumps(graph)), budget
+    fleet = group_fleet(graphs, budgets, load(attributes, "known", load_plans, []))
+    sizes = {path: size for g in graphs.values() for path, size in zip(g.paths, g.nar_sizes)}
+    explanation = explain_fleet(fleet, sizes)
+
+    outputs = attributes["outputs"]
+    plans = {name: [{"contents": it.contents} for it in fleet[name]] for name in sorted(fleet)}
+    with open(outputs["out"], "w", encoding="utf-8") as file:
+        file.write(json.dumps(plans, indent=1) + "\n")
+    with open(outputs["explain"], "w", encoding="utf-8") as file:
+        file.write(format_fleet(explanation) + "\n")
+    write_json(outputs["explanation"], explanation)
+
+
+if __name__ == "__main__":
+    main()

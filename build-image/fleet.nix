@@ -1,0 +1,97 @@
+# Calls of buildImage -> images that share layers, since all of them are planned together.
+#
+# The plan of the fleet is known to each image, which keeps its own part of it. An image by itself
+# therefore stays what buildImage makes, and depends on its own layers alone.
+{
+  # The package set with the tools, for the machine that builds
+  tools,
+  # System of the machine that the images are for
+  system,
+}:
+{
+  # Arguments of buildImage by image; `name` is that of the attribute unless it is given
+  images,
+  # Arguments for all of them
+  defaults ? { },
+  # An earlier `lock` of the fleet, which it keeps to: a file, or null
+  known ? null,
+}:
+let
+  inherit (builtins)
+    attrNames
+    concatStringsSep
+    filter
+    hasAttr
+    head
+    isAttrs
+    listToAttrs
+    mapAttrs
+    removeAttrs
+    ;
+
+  buildImage = import ./image.nix { inherit tools system; };
+  runBuilder = import ./builders { inherit tools; };
+  groupLayers = "${import ./group-layers.nix { inherit tools; }}/lib";
+
+  calls =
+    if !isAttrs images || images == { } then
+      throw "buildImages: images must be a set of calls of buildImage, as in images.web = { contents = [ pkgs.nginx ]; }"
+    else
+      mapAttrs (name: call: { inherit name; } // defaults // call) images;
+
+  requests = mapAttrs (_: call: (buildImage call).toPlan) calls;
+  lock = runBuilder "plan_fleet" {
+    name = "fleet-layers.json";
+    outputs = [
+      "out"
+      "explain"
+      "explanation"
+    ];
+    images = mapAttrs (_: request: removeAttrs request [ "exportReferencesGraph" ]) requests;
+    exportReferencesGraph = listToAttrs (
+      map (name: {
+        name = "image-${name}";
+        value = requests.${name}.exportReferencesGraph.graph;
+      }) (attrNames requests)
+    );
+    # Read and copied to the store as buildImage does.
+    inherit (readArguments { name = "fleet"; inherit known; }) known;
+    inherit groupLayers;
+    preferLocalBuild = true;
+  };
+  readArguments = import ./arguments.nix { inherit tools system; };
+
+  built = mapAttrs (_: call: buildImage (call // { known = lock; })) calls;
+
+  fleet = {
+    # The plans of all images: a file to commit, and to pass as `known`
+    inherit lock;
+    groupedLayers = lock;
+    inherit (lock) explain;
+    picture = runBuilder "draw_picture" {
+      name = "picture.svg";
+      inherit (lock) explanation;
+      inherit groupLayers;
+    };
+    # Pushes each image to DESTINATION/NAME:TAG.
+    copyTo = tools.writeShellScriptBin "copy-to" ''
+      if (($# == 0)); then
+        echo "usage: copy-to DESTINATION [OPTION ...], as in: copy-to docker://localhost:5000/team" >&2
+        exit 2
+      fi
+      destination=$1
+      shift
+      set -e
+      ${concatStringsSep "\n" (
+        map (
+          image: "${image.copyTo}/bin/copy-to \"$destination\"/${image.imageName}:${image.imageTag} \"$@\""
+        ) (builtins.attrValues built)
+      )}
+    '';
+  };
+  taken = filter (name: hasAttr name fleet) (attrNames images);
+in
+if taken != [ ] then
+  throw "buildImages: an image cannot be called ${head taken}: the fleet has an attribute of that name"
+else
+  built // fleet

@@ -149,12 +149,12 @@ def reuse(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list
 def _ours(
     image: Image, budget: int, popularity: Mapping[str, int], strategy: str
 ) -> list[list[str]]:
-    layers = group_layers.group(_graph(image), budget, dict(popularity), strategy=strategy)
+    layers = group_layers.group(graph_of(image), budget, dict(popularity), strategy=strategy)
     return [layer.contents for layer in layers]
 
 
 @lru_cache(maxsize=1)
-def _graph(image: Image) -> group_layers.Graph:
+def graph_of(image: Image) -> group_layers.Graph:
     """Hand an image over as Nix would, in JSON; the last one is kept for the next budget."""
     for path in image.sizes.keys() - image.closure_sizes.keys():
         image.closure_sizes[path] = sum(image.sizes[needed] for needed in image.closure(path))

@@ -111,7 +111,7 @@ from collections import Counter, namedtuple
 from contextlib import suppress
 from functools import partial, reduce
 from heapq import heappop, heappush
-from itertools import chain, compress, islice
+from itertools import chain, compress
 from math import sqrt
 from operator import add, and_, mul, or_
 
@@ -699,7 +699,7 @@ STEADY_WORTH = 0.25
 POPULAR_WORTH = 0.5
 # In an image with more paths than these, so many of the largest can have layers by themselves, and
 # so many with the largest closures have plans. This bounds time and memory alone.
-DETAILED = 2048
+DETAILED = 1280
 
 
 class _Layers:
@@ -714,10 +714,12 @@ class _Layers:
         self.steady = sum(map(self.paths.__getitem__, small))  # as bits
         self.popularity = [POPULAR_WORTH * count.bit_length() for count in popularity]
         self.has_table = any(popularity)
-        self._numbers = {paths: number for number, paths in enumerate(self.paths)}
+        self._numbers: dict[int, int] = {}  # of layers of several paths
 
     def add(self, paths: int, size: int, head: int) -> int:
         """Return the number of the layer that has these paths."""
+        if not paths & paths - 1:
+            return paths.bit_length() - 1
         number = self._numbers.setdefault(paths, len(self.paths))
         if number == len(self.paths):
             self.paths.append(paths)
@@ -727,16 +729,17 @@ class _Layers:
         return number
 
     def compose(
-        self, plans: list[list[int]], closure: int, size: int, head: int, budget: int
+        self, support: Counter[int], closure: int, size: int, head: int, budget: int
     ) -> list[int]:
-        """Return the plan of the path `head`, whose closure of `size` bytes the `plans` divide."""
+        """Return the plan of the path `head`, whose closure has `size` bytes.
+
+        `support` says of each candidate how many plans have it.
+        """
         paths, sizes = self.paths, self.sizes
-        supporters = Counter(chain.from_iterable(plans))
-        support = supporters.values()
+        counts: Iterable[float] = support.values()
         if self.has_table:
-            support = map(add, support, map(self.popularity.__getitem__, supporters))
-        sized = map(sizes.__getitem__, supporters)
-        worth = dict(zip(supporters, map(mul, sized, map(sqrt, support))))
+            counts = map(add, counts, map(self.popularity.__getitem__, support))
+        worth = dict(zip(support, map(mul, map(sizes.__getitem__, support), map(sqrt, counts))))
         taken: list[int] = []
         held = 0
         for layer in sorted(worth, key=worth.__getitem__, reverse=True):
@@ -750,7 +753,7 @@ class _Layers:
         steady = left & self.steady
         if taken and steady and steady != left:
             least = taken[-1]
-            lost = sizes[least] * sqrt(supporters[least])
+            lost = sizes[least] * sqrt(support[least])
             full = len(taken) == budget - 1
             if full and STEADY_WORTH * size > lost < STEADY_WORTH * self.size(steady):
                 taken.pop()
@@ -792,6 +795,9 @@ def _reuse(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]
     layers = _Layers([nar_sizes[path] for path in detailed], small, counts)
     plan, closures = _plan_image(graph, by_size, layers, budget)
 
+    # Some hosts reuse only a common prefix of layers: first comes what most paths here need.
+    alone = sum(layers.paths[layer] for layer in plan if layer < len(detailed))
+    needs = Counter(map(alone.__and__, closures))
     ranked = []
     for number, layer in enumerate(plan, 1):
         bits, head = layers.paths[layer], layers.heads[layer]
@@ -804,8 +810,7 @@ def _reuse(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]
             reason = "merged" if bits & ~layers.steady else "stratum"
         elif len(paths) > 1:
             name, reason = by_size[head], "bundle"
-        # Some hosts reuse only a common prefix of layers: first comes what most paths here need.
-        users = sum(1 for closure in closures if closure & bits) if len(paths) == 1 else 0
+        users = sum(count for needed, count in needs.items() if needed & bits & alone)
         rank = -(users**2) * layers.sizes[layer], number
         ranked.append((rank, _layer(graph, name, paths, reason)))
     return [layer for _, layer in sorted(ranked)]
@@ -840,20 +845,15 @@ def _plan_image(
             further |= needs[needed]
         needs[path] = below
         closures[path] = below | (1 << path if path < detailed else 0)
-        if path not in planned:
-            continue
-        parts = [
-            plans[needed] or list(islice(_selected(range(detailed), closures[needed]), budget))
-            for needed in references[path]
-            if not further >> needed & 1
-        ]
+        parts = [plans[needed] for needed in references[path] if not further >> needed & 1]
         if path < detailed:
             parts.append([path])
-        candidates = set(chain.from_iterable(parts))
-        if len(candidates) <= budget and max(candidates, default=0) < detailed:
-            plans[path] = sorted(candidates)  # each path alone
+        support = Counter(chain.from_iterable(parts))
+        each_alone = len(support) <= budget and max(support, default=0) < detailed
+        if each_alone or path not in planned:
+            plans[path] = sorted(support)[:budget]
         else:
-            plans[path] = layers.compose(parts, closures[path], sizes[path], path, budget)
+            plans[path] = layers.compose(support, closures[path], sizes[path], path, budget)
     return plans[image], closures
 
 

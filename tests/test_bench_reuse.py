@@ -232,7 +232,7 @@ def test_the_command_writes_tables_and_draws_a_plot(files: tuple[str, str], tmp_
 def test_a_constant_is_varied_for_one_plan_and_put_back(files: tuple[str, str]) -> None:
     image = peers.Image(corpora.read_corpus(files[0]), [FIRST])
     ours = peers.STRATEGIES[-1]
-    changed = peers.with_constant(ours, "DETAILED", 1 / 2048)
+    changed = peers.with_constant(ours, "DETAILED", 1 / peers.group_layers.DETAILED)
     before = ours.group(image, 3, {})
     assert len(changed.group(image, 3, {})) == 1 < len(before)
     assert ours.group(image, 3, {}) == before

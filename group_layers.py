@@ -851,7 +851,7 @@ def _plan_image(
         support = Counter(chain.from_iterable(parts))
         each_alone = len(support) <= budget and max(support, default=0) < detailed
         if each_alone or path not in planned:
-            plans[path] = sorted(support)[:budget]
+            plans[path] = sorted(support)[: budget + 1]  # one more says that there are too many
         else:
             plans[path] = layers.compose(support, closures[path], sizes[path], path, budget)
     return plans[image], closures

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import group_layers
@@ -242,8 +242,21 @@ def test_reuse_decides_as_it_is_defined(document, budget, small, table):
         assert sorted(plan(document, budget, table, "reuse")) == sorted(expected)
 
 
+# "b", which has no plan, stands between "a", which has one, and more paths than one layer.
+PASSED_OVER = {
+    "exportReferencesGraph": {"graph": ["a"]},
+    "graph": [
+        {"path": "a", "narSize": 0, "closureSize": 2, "references": ["b"]},
+        {"path": "b", "narSize": 0, "closureSize": 2, "references": ["c"]},
+        {"path": "c", "narSize": 1, "closureSize": 2, "references": ["d"]},
+        {"path": "d", "narSize": 1, "closureSize": 1, "references": []},
+    ],
+}
+
+
 @settings(max_examples=300, deadline=None)
 @given(acyclic_closures(), st.integers(1, 10), st.integers(1, 9))
+@example(PASSED_OVER, 1, 2)
 def test_more_paths_than_are_looked_at_in_detail_are_planned_all_the_same(
     document, budget, detailed
 ):

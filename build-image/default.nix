@@ -8,7 +8,7 @@
   pkgs ? import ./load-pkgs.nix { },
 }:
 let
-  # This folder and the program that its files run, at the same places as here
+  # This folder, the program that its files run, and the version, at the same places as here
   sources = builtins.path {
     name = "nixery-build-image";
     path = ./..;
@@ -16,6 +16,7 @@ let
       path: _:
       path == toString ./.
       || path == toString ../group_layers.py
+      || path == toString ../VERSION
       || isBelow (toString ./.) path && baseNameOf path != "__pycache__";
   };
   isBelow =

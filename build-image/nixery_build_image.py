@@ -8,9 +8,9 @@ an error), `--store`, `--builders`, `--option`. What the caller gets:
 
     standard output    one store path, the answer: a JSON file, an image or an error that whoever
                        asked for the image can mend
-    standard error     Nix's progress and errors as they come; on failure one more line, the last,
-                       since Nix ends with traces, notes and advice in an order that differs by
-                       version: `nixery-build-image: what failed`
+    standard error     Nix's progress and errors as they come; then one more line: how large the
+                       image is, and how much of it is new; or what failed, since Nix ends with
+                       traces, notes and advice in an order that differs by version
     exit status        0 with an answer; otherwise nix-build's, or 128 and the signal that ended it
 
 Needs nothing but the store: no channels, NIX_PATH, HOME or writable folder. A signal to this
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import queue
 import re
@@ -43,6 +44,7 @@ _ERROR = re.compile(r"\s*error:\s*(.*)$")
 _REASON = re.compile(r"\s*Reason: (.*)$")  # seen with Nix 2.34
 _LOG_LINE = re.compile(r"\s*> (.*)$")
 _BUILDING = re.compile(r"building '(.*)'")
+_PACKING = re.compile(rb"building '[^']*-layer-[^']*\.drv'")
 # What the Nix files of this folder were doing, by addErrorContext.
 _SUBJECT = re.compile(
     r".* while (?:looking up|loading|reading) the (package '.*'|package set|argument \w+)"
@@ -125,6 +127,17 @@ def find_failure(lines: Iterable[str]) -> Failure:
     return Failure(cause["message"], cause.get("log", ""), summary)
 
 
+def describe_answer(path: str, packed_layers: int) -> str:
+    """Return in one line what is in an answer's file. Raises OSError."""
+    with open(path, encoding="utf-8") as file:
+        answer = json.load(file)
+    if "manifest" not in answer:
+        return f"{answer['error']}: {', '.join(answer['pkgs'])}"
+    sizes = [blob["size"] for blob in answer["layerLocations"].values()]
+    size = f"{len(sizes)} blobs, {sum(sizes) / 1e6:.1f} MB"
+    return f"{size}; layers that are new in this store: {packed_layers}"
+
+
 def arguments_of(command: list[str]) -> dict[str, str]:
     """Return the values that `--argstr NAME VALUE` gives on a command line, by name."""
     triples = zip(command, command[1:], command[2:])
@@ -140,6 +153,7 @@ class ErrorOutput:
 
     def __init__(self) -> None:
         self.lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.packed_layers = 0  # layers that Nix said it was building
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
@@ -152,6 +166,7 @@ class ErrorOutput:
     def pass_on(self, stream: Iterable[bytes]) -> Iterator[str]:
         """Write each line of `stream` as it comes, and yield it."""
         for line in stream:
+            self.packed_layers += bool(_PACKING.match(line))
             self.lines.put(line)
             yield line.decode(errors="replace")
 
@@ -224,6 +239,10 @@ def main() -> int:
     if {"--help", "-h"} & set(arguments):
         print(__doc__.strip())
         return 0
+    if "--version" in arguments:
+        with open(os.path.join(sources, "..", "VERSION"), encoding="utf-8") as file:
+            print("nixery-build-image", file.read().strip())
+        return 0
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -257,6 +276,9 @@ def main() -> int:
         try:
             write(1, answer)
             os.close(1)
+            with contextlib.suppress(OSError):  # --store says that it is elsewhere
+                said = describe_answer(answer.decode().strip(), errors.packed_layers)
+                errors.lines.put(f"nixery-build-image: {said}\n".encode())
         except OSError as error:
             status, summary = 1, f"cannot write the answer to standard output: {error.strerror}"
     # Nix 2.8 forgets where it was when the stack is full.

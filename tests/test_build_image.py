@@ -364,7 +364,7 @@ class TestLayers:
 
 class TestExplanation:
     ARGUMENTS = f"""{{
-      fromImage = buildImage {{ name = "below"; contents = {TWO}; }};
+      fromImage = buildImage {{ name = "below"; contents = {TWO}; includeNixDB = true; }};
       contents = [ pkgs.hello {ONE} ];
       layers = [ [ {ONE} ] ];
       includeNixDB = true;

@@ -275,6 +275,29 @@ def test_help_names_the_arguments(wrapper: Wrapper) -> None:
     assert run(wrapper.program, "--help").stdout.startswith("Build the image of some packages")
 
 
+def test_version_is_the_project_s(wrapper: Wrapper) -> None:
+    version = (ROOT / "VERSION").read_text().strip()
+    assert run(wrapper.program, "--version").stdout == f"nixery-build-image {version}\n"
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_last_line_says_how_much_of_the_image_is_new(wrapper: Wrapper, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "default.nix").write_text(
+        f"""arguments: let pkgs = import {wrapper.package_set} arguments; in pkgs // {{
+          fresh = pkgs.runCommand "fresh" {{ }} "mkdir $out; echo {tmp_path} >$out/file";
+        }}"""
+    )
+    for new in (2, 0):  # the package's layer and the root's
+        done = wrapper.call(["fresh"], srcArgs=tmp_path / "set")
+        answer = json.loads(Path(done.stdout.strip()).read_bytes())
+        size = sum(blob["size"] for blob in answer["layerLocations"].values()) / 1e6
+        assert done.stderr.splitlines()[-1] == (
+            f"nixery-build-image: {len(answer['layerLocations'])} blobs, {size:.1f} MB; "
+            f"layers that are new in this store: {new}"
+        )
+
+
 def test_store_paths_of_an_answer_stay_while_it_is_held(wrapper: Wrapper, tmp_path: Path) -> None:
     link = tmp_path / "link"
     answer = wrapper.answer(["hello"], "--out-link", link)

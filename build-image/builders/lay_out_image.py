@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 from attributes import read_attributes, read_json, write_json
 from oci import blob_path, digest_of
@@ -78,6 +79,8 @@ def main() -> None:
     write_json(os.path.join(out, "oci-layout"), {"imageLayoutVersion": "1.0.0"})
     write_json(os.path.join(out, "index.json"), {"schemaVersion": 2, "manifests": [descriptor]})
     write_json(os.path.join(out, "manifest.json"), [docker])
+    size = sum({layer["digest"]: layer["size"] for layer in layers}.values())
+    print(f"{name}: {len(layers)} layers, {size / 1e6:.1f} MB", file=sys.stderr)
 
 
 if __name__ == "__main__":

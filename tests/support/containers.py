@@ -52,16 +52,37 @@ class Container:
 
 
 def podman(storage: Path, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run podman with images and state below `storage`, in a way that works inside a container."""
-    # The machine may have no settings of podman's, which wants to be told whose images to take.
-    policy = storage / "home" / ".config" / "containers" / "policy.json"
+    """Run podman with images and state below `storage`."""
+    options["env"] = {**os.environ, "HOME": str(container_home(storage))}
+    return run(*podman_command(storage), *arguments, **options)
+
+
+def container_home(folder: Path) -> Path:
+    """Return a HOME with settings of skopeo and podman, which want to know whose images to take.
+
+    The machine may have none.
+    """
+    policy = folder / "home" / ".config" / "containers" / "policy.json"
     policy.parent.mkdir(parents=True, exist_ok=True)
     policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-    options["env"] = {**os.environ, "HOME": str(storage / "home")}
+    return folder / "home"
+
+
+def podman_command(storage: Path) -> list[object]:
+    """Return podman's name and the options with which it works inside a container."""
     words: list[object] = ["podman", "--root", storage / "root", "--runroot", storage / "run"]
-    words += ["--tmpdir", storage / "tmp", "--storage-driver", "vfs"]
-    words += ["--runtime", "runc", "--cgroup-manager", "cgroupfs"]
-    return run(*words, *arguments, **options)
+    words += ["--tmpdir", storage / "tmp", "--storage-driver", storage_driver(storage)]
+    return [*words, "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
+
+
+def storage_driver(storage: Path) -> str:
+    """Return how podman can keep layers there: `vfs` copies all files of a layer for the next."""
+    folders = [storage / name for name in ("lower", "upper", "work", "merged")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    options = "lowerdir={},upperdir={},workdir={}".format(*folders)
+    command = ("unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", options, folders[3])
+    return "overlay" if attempt(*command).returncode == 0 else "vfs"
 
 
 # Options of `podman run` for the same reason.

@@ -1,0 +1,140 @@
+"""What the pages say can be done is done: their links are followed, their commands run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from containers import PODMAN_RUN, container_home, podman_command
+from docker_registry import run_registry
+from nix import ROOT, TIMEOUT, Nix, run
+from pages import Page, pages
+from registry_process import free_port
+
+PAGES = pages()
+NAMES = [str(page.path.relative_to(ROOT)) for page in PAGES]
+
+# Addresses that the pages use, and what stands in for them where there is no network.
+NIXPKGS = re.compile(r"github:NixOS/nixpkgs/[\w.-]+")
+CLONE = "/path/to/nixery-build-image"
+REGISTRY = "registry.example.org"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_to_files_and_headings_that_exist(page: Page) -> None:
+    for link in page.links:
+        target, _, anchor = link.partition("#")
+        if "://" in target:
+            continue
+        file = page.path.parent / target if target else page.path
+        assert file.exists(), link
+        assert not anchor or anchor in Page(file).anchors, link
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a registry for what the pages push."""
+    with run_registry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry.address
+
+
+@pytest.fixture
+def clone(nix: Nix, tmp_path: Path) -> Path:
+    """A clone of the project whose default package set is the small one."""
+    folder = tmp_path / "clone"
+    for name in run("git", "-C", ROOT, "ls-files").stdout.splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    loader = folder / "build-image" / "load-pkgs.nix"
+    loader.rename(folder / "build-image" / "load-given-pkgs.nix")
+    loader.write_text(
+        f"""{{ srcType ? "nixpkgs", importArgs ? {{ }}, ... }}@arguments:
+        if srcType == "nixpkgs" then
+          import {nix.package_set} importArgs
+        else
+          import ./load-given-pkgs.nix arguments
+        """
+    )
+    return folder
+
+
+@pytest.fixture
+def storage() -> Iterator[Path]:
+    """A folder for podman, which takes no long names."""
+    with tempfile.TemporaryDirectory(prefix="test-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def environment(nix: Nix, registry: str, storage: Path, tmp_path: Path) -> dict[str, str]:
+    """What a reader has: nixpkgs, flakes, docker (podman under its name), and a registry."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    docker = " ".join(map(str, podman_command(storage)))
+    options = " ".join(PODMAN_RUN)
+    (programs / "docker").write_text(
+        "#!/bin/sh\n"
+        f'if [ "$1" = run ]; then shift; exec {docker} run {options} "$@"; fi\n'
+        f'exec {docker} "$@"\n'
+    )
+    (programs / "docker").chmod(0o755)
+    home = container_home(tmp_path)
+    registries = home / ".config" / "containers" / "registries.conf"
+    registries.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
+    return {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "NIX_PATH": f"nixpkgs={nix.package_set}",
+        "NIX_CONFIG": os.environ["NIX_CONFIG"] + "\nexperimental-features = nix-command flakes",
+        "HOME": str(home),
+        "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"),
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_work_as_they_stand(
+    page: Page, nix: Nix, clone: Path, registry: str, environment: dict[str, str]
+) -> None:
+    port = free_port()
+
+    def replace(text: str) -> str:
+        text = NIXPKGS.sub(f"path:{nix.package_set}", text)
+        text = text.replace(f"git+file://{CLONE}", f"path:{clone}").replace(CLONE, str(clone))
+        return text.replace(REGISTRY, registry).replace("8080", str(port))
+
+    with ExitStack() as servers:
+        for block in page.blocks:
+            if block.file:
+                (clone / block.file).parent.mkdir(parents=True, exist_ok=True)
+                (clone / block.file).write_text(replace(block.text))
+            elif block.language == "sh" and not block.reason:
+                script = running(replace(block.text), clone, environment)
+                status, log = servers.enter_context(script)
+                assert status == 0, f"{page.path.name}:{block.line}\n{block.text}\n{log}"
+
+
+@contextmanager
+def running(script: str, folder: Path, environment: dict[str, str]) -> Iterator[tuple[int, str]]:
+    """Run a script; servers that it leaves in the background end with the context."""
+    with tempfile.TemporaryFile("w+") as log:
+        command = ["bash", "-euo", "pipefail", "-c", script]
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            process.wait(TIMEOUT)
+            log.seek(0)
+            yield process.returncode, log.read()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)

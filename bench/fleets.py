@@ -6,7 +6,8 @@
 The figures and the images are those of reuse.py, whose options these are. Each fleet is planned
 with every image alone, as strategy `reuse` does; together; in two halves and in groups of ten, each
 of which is planned together without regard to the others; and four fifths together, the others one
-after the other with the lock of what there is.
+after the other with the lock of what there is. Then come the figures of planning together with half
+and twice each constant.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from peers import Image, graph_of
 from reuse import Figures, Plan, again, describe, draw_fleet, moved, shared_part, table
 
 Way = Callable[[Sequence[Image], int], "list[list[list[str]]]"]
+
+CONSTANTS = ("PATHS_PER_CHANGE", "MOST_PARTS")
 
 
 def plan_together(
@@ -49,6 +52,20 @@ def one_by_one(images: Sequence[Image], budget: int) -> list[list[list[str]]]:
     for image in images[len(plans) :]:
         plans += plan_together([image], budget, plans)
     return plans
+
+
+def with_constant(plan: Way, name: str, factor: float) -> Way:
+    """Return the same way to plan with one of the constants multiplied."""
+
+    def plan_with(images: Sequence[Image], budget: int) -> list[list[list[str]]]:
+        value = getattr(group_layers, name)
+        setattr(group_layers, name, int(value * factor))
+        try:
+            return plan(images, budget)
+        finally:
+            setattr(group_layers, name, value)
+
+    return plan_with
 
 
 def measure(
@@ -107,6 +124,10 @@ def main(argv: list[str] | None = None) -> int:
         "80 %, then one by one": one_by_one,
         "**together**": in_groups(arguments.images),
     }
+    for name in CONSTANTS:
+        for word, factor in (("half", 0.5), ("twice", 2)):
+            together = in_groups(arguments.images)
+            ways[f"together, {word} `{name}`"] = with_constant(together, name, factor)
     sections = [HEADING]
     for corpora in sets:
         rows = []

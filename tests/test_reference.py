@@ -97,6 +97,12 @@ def test_attributes_are_those_that_there_are(nix, heading, value):
     assert set(found) <= set(listed)
 
 
+def test_attributes_of_a_fleet_are_those_that_there_are(nix):
+    listed = [name for row in rows("Attributes of a fleet") for name in names(row[0])]
+    found = nix.evaluate("builtins.attrNames (buildImages { images.web = { }; })")
+    assert sorted([*listed, "web"]) == found
+
+
 def test_offers_are_those_of_the_default_nix(nix):
     listed = [names(row[0])[0] for row in rows("What default.nix and the flake offer")]
     assert sorted(listed) == sorted(nix.evaluate("builtins.attrNames nixery"))

@@ -19,6 +19,7 @@
 let
   inherit (builtins)
     attrNames
+    attrValues
     concatStringsSep
     filter
     hasAttr
@@ -26,7 +27,9 @@ let
     isAttrs
     listToAttrs
     mapAttrs
+    readFile
     removeAttrs
+    seq
     ;
 
   buildImage = import ./image.nix { inherit tools system; };
@@ -61,7 +64,15 @@ let
   };
   readArguments = import ./arguments.nix { inherit tools system; };
 
-  built = mapAttrs (_: call: buildImage (call // { known = lock; })) calls;
+  planned = mapAttrs (_: call: buildImage (call // { known = lock; })) calls;
+  # The evaluation would build each image's plan when it comes to it; so they are built all at once.
+  plans = tools.writeText "fleet-plans" (
+    concatStringsSep "\n" (map (image: "${image.groupedLayers}") (attrValues planned))
+  );
+  built = mapAttrs (
+    name: image:
+    if calls.${name}.importFromDerivation or true then seq (readFile plans) image else image
+  ) planned;
 
   fleet = {
     # The plans of all images: a file to commit, and to pass as `known`
@@ -85,7 +96,7 @@ let
       ${concatStringsSep "\n" (
         map (
           image: "${image.copyTo}/bin/copy-to \"$destination\"/${image.imageName}:${image.imageTag} \"$@\""
-        ) (builtins.attrValues built)
+        ) (attrValues built)
       )}
     '';
   };

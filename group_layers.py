@@ -875,7 +875,7 @@ STRATEGIES = {"nixery": _nixery, "reuse": _reuse}
 
 # Of so many paths an update changes one, on average. A layer changes with any path that it needs:
 # if the changed share is exponentially distributed, one that needs n paths stays as it is with a
-# chance of 100 / (100 + n). bench/fleets.md has the figures with half and twice each constant.
+# chance of 100 / (100 + n). bench/fleets.py measures what half and twice as many are worth.
 PATHS_PER_CHANGE = 100
 # A path is large that has a thousandth of the bytes. There are at most so many parts, and one more
 # in each image for what is worth least. This bounds the time, which is quadratic.

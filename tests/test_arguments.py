@@ -317,15 +317,28 @@ class TestMachines:
     @pytest.mark.parametrize(
         ("system", "arguments", "platform"),
         [
-            ("x86_64-linux", "", "linux/amd64"),
-            ("armv7l-linux", "", "linux/arm/v7"),
             ("armv7l-linux", 'architecture = "amd64";', "linux/amd64"),
             ("mips-linux", 'architecture = "mips";', "linux/mips"),
         ],
     )
-    def test_have_the_names_of_the_specification(self, nix, system, arguments, platform):
+    def test_can_be_given_another_name(self, nix, system, arguments, platform):
         image = image_for(system, arguments)
         assert nix.evaluate(f"({image}).platform") == platform
+
+    def test_have_the_names_of_the_specification(self, nix):
+        platforms = {
+            "x86_64-linux": "linux/amd64",
+            "i686-linux": "linux/386",
+            "aarch64-linux": "linux/arm64",
+            "armv7l-linux": "linux/arm/v7",
+            "armv6l-linux": "linux/arm/v6",
+            "riscv64-linux": "linux/riscv64",
+            "powerpc64le-linux": "linux/ppc64le",
+            "s390x-linux": "linux/s390x",
+            "loongarch64-linux": "linux/loong64",
+        }
+        images = (f"{system} = ({image_for(system, '')}).platform;" for system in platforms)
+        assert nix.evaluate(f"{{ {' '.join(images)} }}") == platforms
 
     def test_without_a_name_need_one(self, nix):
         error = nix.error(*nix.expression(image_for("mips-linux", "")))

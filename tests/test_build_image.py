@@ -241,6 +241,10 @@ class TestLayers:
         error = nix.image_error(f"{{ maxLayers = {limit}; }}")
         assert "maxLayers must be a number from 1 to 125, not" in error
 
+    @pytest.mark.parametrize("limit", [1, 125])
+    def test_limit_may_be_one_and_what_runtimes_take(self, nix, limit):
+        assert len(nix.image(f"{{ maxLayers = {limit}; }}").digests) == 1
+
     def test_limit_that_leaves_no_layer_for_store_paths_says_what_takes_them(self, nix):
         arguments = f"contents = {ONE}; includeNixDB = true;"
         error = nix.image_error(f"{{ {arguments} maxLayers = 2; }}")

@@ -885,7 +885,8 @@ class TestForms:
               extraCommands = "mkdir etc; echo x > etc/x";
               fakeRootCommands = "chown 1:1 etc/x";
               compressor = "zstd";
-              fromImage = (buildImage {{ name = "below"; contents = binSh; }}).archive;
+              fromImage =
+                (buildImage {{ name = "below"; contents = binSh; includeNixDB = true; }}).archive;
               layers = [ [ pkgs.busybox ] ];
               mtime = "2024-05-06T07:08:09Z";
             }}"""

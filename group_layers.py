@@ -1171,7 +1171,8 @@ def main(argv: list[str] | None = None) -> int:
                 names = sorted(store_name(graph.paths[path]) for path in graph.unreached)
                 some = _some(names, 200)
                 _say(f"{arguments.graph}: {len(names)} paths that no root reaches are kept: {some}")
-            explained[name] = explain(graph, budget, plans[name])
+            if arguments.explain or arguments.explain_json:
+                explained[name] = explain(graph, budget, plans[name])
             if arguments.explain:
                 heading = "" if name == "graph" else f"{name}\n"
                 _say(heading + format_explanation(explained[name]), prefix="")

@@ -18,8 +18,10 @@ WIDTH, HEIGHT = 330, 330  # of the area that the lines are in
 LEFT, RIGHT, TOP, BOTTOM = 58, 222, 62, 52
 LINE_HEIGHT = 14
 
-# Hues of middling lightness, told apart with the usual colour blindnesses; the dashes help further.
-COLOURS = ("#c2410c", "#b8860b", "#8b5cf6", "#7c3aed", "#0e8a6a", "#2f7de1", "#1f5fc4", "#888888")
+# Hues of medium lightness, told apart with the usual color blindnesses; the dashes help further.
+# Blue is the project itself, in every chart.
+BOLD_COLORS = ("#1f5fc4", "#2f7de1")
+COLORS = ("#c2410c", "#b8860b", "#8b5cf6", "#7c3aed", "#0e8a6a", "#888888")
 DASHES = ("", "6 3", "2 3", "7 3 2 3")
 
 STYLE = """
@@ -73,8 +75,8 @@ def draw(
 ) -> str:
     """Return an SVG document with the panels side by side, all with the same axes.
 
-    The lines named in `bold` are drawn broad and without dashes. With `logarithmic`, the horizontal
-    axis is, too.
+    The lines named in `bold` are drawn blue, broad and without dashes. With `logarithmic`, the
+    horizontal axis is logarithmic, too.
     """
     points = [p for panel in panels for line in panel.lines.values() for p in line]
     x_values = sorted({x for x, _ in points})
@@ -98,7 +100,8 @@ def draw(
         out += _axes(panel.title, x_axis, y_axis, x_label, y_label)
         labels = []
         for name, line in panel.lines.items():
-            style = _stroke(names.index(name), name in bold)
+            alike = [other for other in names if (other in bold) == (name in bold)]
+            style = _stroke(alike.index(name), name in bold)
             places = [(WIDTH * x_axis.place(x), HEIGHT * (1 - y_axis.place(y))) for x, y in line]
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
             out.append(f'    <polyline points="{path}" fill="none" {style}/>')
@@ -117,8 +120,8 @@ def _stroke(number: int, bold: bool) -> str:
     dash = "" if bold else DASHES[number % len(DASHES)]
     width = 3.5 if bold else 2
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    colour = COLOURS[number % len(COLOURS)]
-    return f'stroke="{colour}" stroke-width="{width}"{dashes}'
+    colors = BOLD_COLORS if bold else COLORS
+    return f'stroke="{colors[number % len(colors)]}" stroke-width="{width}"{dashes}'
 
 
 def _axes(title: str, x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> list[str]:

@@ -25,8 +25,6 @@ from pathlib import Path
 
 __all__ = ["Apt", "AptError", "extract", "read_control", "say"]
 
-# Where suites come from if the machine's own sources name none of Debian's.
-DEBIAN = "http://deb.debian.org"
 SUITES = re.compile(
     r"(bullseye|bookworm|trixie|forky|sid|unstable|testing|(old)*stable)(-security)?"
 )
@@ -158,14 +156,23 @@ def _sites() -> dict[str, str]:
 
 
 def _site(suite: str, known: dict[str, str]) -> str:
-    """Return the address to take a suite from: its own, or that of another on the same mirror."""
+    """Return the address to take a suite from: its own, or that of another on the same mirror.
+
+    Raises AptError if the machine's sources have no suite of Debian.
+    """
     if suite in known:
         return known[suite]
     is_security = suite.endswith("-security")
-    for other, site in known.items():
-        if re.fullmatch(SUITES, other) and other.endswith("-security") == is_security:
-            return site
-    return f"{DEBIAN}/debian-security" if is_security else f"{DEBIAN}/debian"
+    sites = {
+        other.endswith("-security"): site
+        for other, site in known.items()
+        if re.fullmatch(SUITES, other)
+    }
+    if is_security in sites:
+        return sites[is_security]
+    if is_security and sites:
+        return sites[False].rstrip("/") + "-security"  # mirrors have both side by side
+    raise AptError(f"apt's sources name no mirror of Debian: add one that has {suite}")
 
 
 def _run(*command: str | Path) -> str:

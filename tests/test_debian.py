@@ -46,11 +46,7 @@ def sources_of(
         ),
         (
             *("a.list", OTHERS + SID, "http://mirror.example.org/debian"),
-            "http://deb.debian.org/debian-security",
-        ),
-        (
-            *("a.list", OTHERS, "http://deb.debian.org/debian"),
-            "http://deb.debian.org/debian-security",
+            "http://mirror.example.org/debian-security",
         ),
     ],
 )
@@ -75,6 +71,13 @@ def test_a_suite_of_the_machine_comes_from_where_the_machine_has_it(
     machine = SID + "deb http://other.example.org/debian trixie main\n"
     found = sources_of(tmp_path, monkeypatch, "a.list", machine, "trixie")
     assert found == [("http://other.example.org/debian", "trixie")]
+
+
+def test_a_machine_without_a_mirror_of_debian_is_told_to_add_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(AptError, match=r"name no mirror of Debian: add one that has bookworm$"):
+        sources_of(tmp_path, monkeypatch, "a.list", OTHERS, "bookworm")
 
 
 def test_what_apt_cannot_do_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -781,6 +781,7 @@ class TestExplaining:
         self.write(graph, references, names[:1], **sizes)
         done = run("--graph", graph, "--out", tmp_path / "out", "--explain")
         head, *rows, total = done.stderr.splitlines()
+        assert head.startswith("layer ")
         assert all(len(line) <= 80 for line in (head, *rows, total))
         assert len(rows) == len(json.loads((tmp_path / "out").read_text()))
         assert f"{count} paths" in total

@@ -406,10 +406,13 @@ class TestAnswer:
     def test_has_the_manifest_of_the_image_in_canonical_json_when_asked_for_oci(
         self, nix, compressor
     ):
+        """As all of the answer is, so that a machine's order of files changes nothing."""
         arguments = f'{{ contents = {ONE}; mediaTypes = "oci"; compressor = "{compressor}"; }}'
         image = nix.image(arguments)
-        manifest = self.answer(nix, arguments)["manifest"]
-        canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+        text = nix.build_image(arguments, "answer").path.read_text()
+        answer = json.loads(text)
+        assert text == json.dumps(answer, sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(answer["manifest"], sort_keys=True, separators=(",", ":")).encode()
         assert image.blob(image.descriptor["digest"]).read_bytes() == canonical
 
     def test_has_media_types_of_docker_for_plain_layers(self, nix):
@@ -700,6 +703,7 @@ class TestBaseImage:
         settings = ["A=base", "BASE=yes", "PATH=/base"]
         words = [word for setting in settings for word in ("--config.env", setting)]
         words += ["--config.label", "base.label=1", "--config.user", "7", "--config.cmd", "/base"]
+        words += ["--config.exposedports", "1/tcp", "--config.volume", "/base"]
         run("umoci", "config", "--image", image, *words)
         return layout
 
@@ -731,10 +735,12 @@ class TestBaseImage:
             assert image.digests[:2] == image.config["rootfs"]["diff_ids"][:2]
 
     def test_configuration_of_the_base_gives_way(self, nix, base):
-        image = nix.image(f"{{ fromImage = {base}; {self.ARGUMENTS} }}")
-        config = image.config["config"]
+        more = 'config.ExposedPorts."2/tcp" = { }; config.Volumes."/top" = { };'
+        config = nix.image(f"{{ fromImage = {base}; {self.ARGUMENTS} {more} }}").config["config"]
         assert config["Env"] == ["A=top", "BASE=yes", "PATH=/base", "TOP=yes"]
         assert config["Labels"] == {"base.label": "1", "top": "2"}
+        assert config["ExposedPorts"] == {"1/tcp": {}, "2/tcp": {}}
+        assert config["Volumes"] == {"/base": {}, "/top": {}}
         assert config["User"] == "7"
         assert config["Cmd"] == ["/base"]
         replaced = nix.image(f'{{ fromImage = {base}; config.User = "8"; config.Cmd = [ "/x" ]; }}')

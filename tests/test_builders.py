@@ -570,3 +570,16 @@ class TestRegistration:
             "/s/a\nsha256:1\n5\n\n1\n/s/b\n"  # path, hash, size, no deriver, one reference
             "/s/b\nsha256:2\n6\n\n0\n"
         )
+
+    def test_failing_nix_store_ends_the_build_in_one_line(self, tmp_path):
+        attributes = {
+            "outputs": {"out": str(tmp_path / "out")},
+            **{"closure": [], "leftOut": [], "base": None, "storeDir": "/nix/store"},
+            **{"nixStore": shutil.which("false"), "tar": shutil.which("tar")},
+            **{"mtime": 1, "owner": "root:0", "group": "root:0"},
+        }
+        (tmp_path / ".attrs.json").write_text(json.dumps(attributes))
+        command = [sys.executable, "-BEsS", ROOT / "build-image/builders/make_database.py"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr == "error: nix-store --load-db failed with status 1\n"

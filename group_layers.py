@@ -133,6 +133,7 @@ __all__ = [
     "OutputError",
     "dominator_tree",
     "explain",
+    "format_bytes",
     "format_explanation",
     "group",
     "group_fleet",
@@ -1114,12 +1115,13 @@ def format_explanation(explained: dict) -> str:
     for layer in explained["layers"]:
         name = _cut(store_name(layer["name"]), 23)
         users = _some([store_name(user) for user in layer["neededBy"]], 23)
-        line = f"{layer['layer']:5} {_bytes(layer['size']):>9} {len(layer['contents']):6}"
+        line = f"{layer['layer']:5} {format_bytes(layer['size']):>9} {len(layer['contents']):6}"
         lines.append(f"{line} {layer['reason']:9} {name:23} {users}".rstrip())
     share = round(100 * explained["largestShare"])
+    size = format_bytes(explained["size"])
     lines.append(
         f"{len(explained['layers'])} layers, {explained['unused']} more were allowed;"
-        f" {explained['paths']} paths, {_bytes(explained['size'])}, {share} % in the largest layer"
+        f" {explained['paths']} paths, {size}, {share} % in the largest layer"
     )
     return "\n".join(lines)
 
@@ -1138,7 +1140,8 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def _bytes(size: float) -> str:
+def format_bytes(size: float) -> str:
+    """Return a number of bytes for people, with three digits or so: `12.7 MB`."""
     unit = "B"
     for larger in "kB", "MB", "GB", "TB":
         if size < 999.5:

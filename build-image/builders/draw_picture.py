@@ -24,12 +24,13 @@ COLORS = "#77aadd #99ddff #44bb99 #eedd88 #ee8866 #bbcc33 #dddddd #ffaabb #aaaa0
 
 def draw(explanation: dict) -> str:
     """Return the picture of an explanation, as group_layers.explain has it."""
-    from group_layers import store_name
+    from group_layers import format_bytes, store_name
 
     layers = explanation["layers"]
     reasons = list(dict.fromkeys(layer["reason"] for layer in layers))
     colors = dict(zip(reasons, cycle(COLORS)))
-    title = f"{explanation['paths']} paths, {_bytes(explanation['size'])}, in {len(layers)} layers"
+    total = format_bytes(explanation["size"])
+    title = f"{explanation['paths']} paths, {total}, in {len(layers)} layers"
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + HEADER}"'
         ' font-family="sans-serif" font-size="14">',
@@ -46,7 +47,7 @@ def draw(explanation: dict) -> str:
         if w * h < 0.5:
             break
         fill = colors[layer["reason"]]
-        title = f"{layer['layer']} {store_name(layer['name'])}, {_bytes(layer['size'])}"
+        title = f"{layer['layer']} {store_name(layer['name'])}, {format_bytes(layer['size'])}"
         svg.append("<g>" + _cell(x, y, w, h, fill, 3, f"layer {title}"))
         if len(layer["contents"]) > 1:
             if w > 80 and h > 40:
@@ -58,7 +59,7 @@ def draw(explanation: dict) -> str:
                 if w * h < 0.5:
                     break
                 name = store_name(path)
-                svg.append(_cell(x, y, w, h, fill, 1, f"{name}, {_bytes(size)}"))
+                svg.append(_cell(x, y, w, h, fill, 1, f"{name}, {format_bytes(size)}"))
                 svg.append(_label(x, y, w, h, name))
         else:
             svg.append(_label(x, y, w, h, title))
@@ -99,15 +100,6 @@ def treemap(sizes: list[int], x: float, y: float, width: float, height: float) -
         else:
             y, height = y + thickness, height - thickness
     return cells
-
-
-def _bytes(size: float) -> str:
-    unit = "B"
-    for larger in "kB", "MB", "GB", "TB":
-        if size < 999.5:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
 def _cell(x: float, y: float, w: float, h: float, fill: str, gap: float, title: str) -> str:

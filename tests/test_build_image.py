@@ -172,6 +172,8 @@ class TestTag:
             "org.opencontainers.image.licenses": "MIT",
             "org.opencontainers.image.url": "other",
         }
+        plain = nix.image("{ meta.description = pkgs.hello.name; }").config["config"]
+        assert list(plain["Labels"]) == ["org.opencontainers.image.description"]
 
 
 class TestTimes:
@@ -510,6 +512,10 @@ class TestCommands:
         assert root["home/file"].mode == 0o600
         assert (root["share/one"].uid, root["share/one"].gid) == (7, 7)
         assert (root["tmp"].uid, root["tmp"].gid) == (0, 0)
+
+    def test_find_the_programs_of_stdenv(self, nix):
+        programs = "ls find cmp sed grep awk tar gzip bzip2 make bash patch xz file"
+        assert nix.image(f'{{ extraCommands = "type {programs}"; }}').digests
 
     def test_may_leave_nothing(self, nix):
         assert set(nix.image('{ extraCommands = "rmdir tmp"; }').tree) == {"."}

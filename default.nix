@@ -1,7 +1,7 @@
 # What other Nix code uses. `nix-build -A ATTRIBUTE` and the flake offer the same.
 {
-  # Package set with the contents' package functions, and with the tools in its `buildPackages`.
-  # A pinned nixpkgs by default: Debian's Nix, for one, has no channel.
+  # Package set for the contents, with the tools in its `buildPackages`. A pinned nixpkgs by
+  # default, since not every Nix has a channel; Debian's has none.
   pkgs ? import ./build-image/load-pkgs.nix { },
 }:
 let
@@ -11,7 +11,7 @@ in
   # Decide which store paths share a layer: the program by itself
   group-layers = import ./build-image/group-layers.nix { inherit tools; };
 
-  # Build an image of packages that are named: the program that a registry server calls
+  # Build an image from package names: the program that a registry server calls
   nixery-build-image = import ./build-image { pkgs = tools; };
 
   # Build an image of derivations; the arguments are in build-image/arguments.nix
@@ -37,7 +37,7 @@ in
     fakeNss
     ;
 
-  # What can be checked without building an image: the example in group_layers.py's own text
+  # Checks that build no image: the examples in the docstring of group_layers.py
   tests.example = tools.runCommand "group-layers-example" { } ''
     ${tools.python3}/bin/python3 -m doctest ${./group_layers.py}
     touch $out

@@ -48,7 +48,7 @@
 
       checks = forSystems (pkgs: (offersOf pkgs).tests);
 
-      # For those who work on this project; images can be built with a set that is too old for it.
+      # For contributors; a package set that is too old for this can still build images.
       devShells = whereThereAre [ "ruff" ] (pkgs: {
         default = pkgs.mkShell {
           packages = [

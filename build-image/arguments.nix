@@ -1,7 +1,7 @@
 # The arguments of buildImage: what each is, its default, and what may be given for it.
 #
-# Returns them in the one form that image.nix works with. What cannot be meant ends the evaluation
-# with a sentence that names the argument, what was given and what to write.
+# Returns them in the form that image.nix expects. A wrong argument ends the evaluation with a
+# sentence that names the argument, what was given and what to write.
 #
 # Arguments that dockerTools.buildLayeredImage and streamLayeredImage have as well mean the same,
 # have the same defaults, and take the same values, however odd (tests/test_dockertools.py).
@@ -56,11 +56,11 @@ let
   };
   machine = architectures.${system} or { };
 
-  # Of a machine that Nix calls so; "aarch64" -> "arm64"
+  # Of a machine, by Nix's name: "aarch64" -> "arm64"
   goName = name: if isString name then architectures."${name}-linux".architecture or name else "amd64";
 
-  # Arguments that others have and this function has not, and what to write instead. They may be
-  # passed if they ask for nothing.
+  # Arguments of other functions that this one does not have, and what to write instead. They may be
+  # passed if their value has no effect.
   absent = {
     # dockerTools.streamLayeredImage
     debug = "leave it out: -A explain says why each layer is one";
@@ -123,7 +123,7 @@ let
       architecture ?
         machine.architecture
           or (throw "there is no name for the architecture of ${system}: pass architecture"),
-      # When the image says that it was made: a time as `date -d` takes it, or "now"
+      # Creation time in the configuration: a time as `date -d` takes it, or "now"
       created ? "1970-01-01T00:00:01Z",
       # Modification time of all files: the same
       mtime ? "1970-01-01T00:00:01Z",
@@ -138,33 +138,33 @@ let
       fromImage ? null,
       # Shell commands that run in the image's root when the contents are linked
       extraCommands ? "",
-      # The same as an imitated root user, who can give files away
+      # The same with a simulated root user, who can change the owner of files
       fakeRootCommands ? "",
       # Whether the store paths are in the image, or only links to them
       includeStorePaths ? true,
-      # Whether the image has a Nix database that knows its store paths
+      # Whether the image has a Nix database in which its store paths are registered
       includeNixDB ? false,
       # How layers are compressed: "gz", "zstd" or "none"
       compressor ? "gz",
-      # Whose media types the answer has: "docker", or "oci", which alone has one for zstd
+      # Media types of the answer: "docker", or "oci", the only one with a type for zstd
       mediaTypes ? if compressor == "zstd" then "oci" else "docker",
       # Lists of derivations; each list has a layer of its own, whatever the grouping says
       layers ? [ ],
       # Popularity table: a JSON file { name: count of direct references }, or null
       popularity ? null,
-      # Plans of layers that exist, which are used where they fit: a JSON file as `groupedLayers` or
-      # buildImages' `lock` writes it, or null
+      # Plans of existing layers, which are used where they fit: a JSON file such as an image's
+      # `groupedLayers` or a fleet's `lock`, or null
       known ? null,
-      # Whether evaluation may build the plan of the layers; otherwise one derivation does all
+      # Whether evaluation may build the plan; otherwise one derivation packs all layers
       importFromDerivation ? true,
       # Description, homepage and license, which become labels of the image
       meta ? { },
-      # Further attributes of the result
+      # Additional attributes of the result
       passthru ? { },
       ...
     }:
     let
-      # The value of an argument, if it is right
+      # The value of an argument, checked
       check =
         argument: isRight: what: value:
         if isRight value then value else throw "${argument} must be ${what}, not ${show value}";
@@ -177,8 +177,8 @@ let
         else
           "${check argument isStringLike "a string of shell commands" value}";
 
-      # A list of what is in lists and in lists in them. What is null is left out: that is what
-      # lib.optional and lib.optionals are used for elsewhere.
+      # A flat list of the elements of nested lists. Nulls are left out, since callers write them
+      # where others write lib.optional.
       flatten =
         value:
         if isList value then
@@ -188,7 +188,7 @@ let
         else
           [ value ];
 
-      # A path in the store, with the context that Nix knows it by
+      # A path in the store, with its string context
       storePath =
         argument: value:
         let
@@ -205,7 +205,7 @@ let
         if value == null then
           null
         else if isPath value || isString value && hasPrefix "/" value && !hasContext value then
-          # Copied to the store under a name that the store takes, whatever its own is.
+          # Copied to the store under a valid name, whatever the file's own name is.
           builtins.path {
             name = "${argument}.json";
             path = /. + value;
@@ -230,8 +230,8 @@ let
         else
           throw "${argument} must be a time from 1970 to 9999 such as \"2024-05-06\", \"2024-05-06T07:08:09Z\", \"@1714979289\" or \"now\", not ${show value}";
 
-      # An owner as tar takes it, NAME:NUMBER. The number may be a string, since it was in a builder's
-      # environment elsewhere; the largest one means "no user" to the kernel.
+      # An owner as tar takes it, NAME:NUMBER. The number may be a string, as in dockerTools, which
+      # passes it in a builder's environment; the largest one means "no user" to the kernel.
       owner =
         idArgument: nameArgument: id: name:
         let
@@ -246,7 +246,7 @@ let
         in
         "${checkedName}:${toString checkedId}";
 
-      # Longer names are no names, and Nix's stack ends while it matches them.
+      # Longer names are invalid, and matching them overflows Nix's stack.
       isShort = value: isString value && stringLength value <= 255;
       image = toLower (check "name" isShort "a string of up to 255 characters" name);
       tagged = match "(.+):([^/]*)" image;
@@ -264,7 +264,7 @@ let
       ) "null or a string of up to 128 letters, digits, _ . - that begins with no . or -" tag;
 
       contents = map (storePath "contents") (flatten contents);
-      # What the ready-made contents (essentials.nix) want set in every process
+      # Variables that the ready-made contents (essentials.nix) set in every process
       environment = concatMap (content: content.imageEnv or [ ]) (flatten contents);
       config = checkConfig name (if config == null then { } else config);
       architecture = check "architecture" (
@@ -315,7 +315,7 @@ let
   asksForNothing = value: value == null || value == false || value == "" || value == [ ];
   known = attrNames (functionArgs normalize);
   suggest = nearestName { names = known; };
-  # What no argument of this function is, in a sentence each
+  # A sentence for each argument that this function does not have
   problemsOf =
     given:
     concatMap (

@@ -1,13 +1,13 @@
-# Package names -> an image: the door for callers who have strings, such as a registry server.
+# Package names -> an image, for callers who have only strings, such as registry servers.
 #
 #   nix-build build-image/build-image.nix --argstr packages '["git"]'
 #
-# yields the answer, a JSON file: the image's manifest and where its blobs are, or what the client
-# asked for that cannot be had. The image itself is an attribute of it: -A image.
+# builds the answer, a JSON file: the image's manifest and where its blobs are, or which packages
+# are not available. The image itself is an attribute: -A image.
 {
   # Names of packages: a JSON array in a string. Nested ones have dots: "python3Packages.numpy".
   packages ? "[]",
-  # Derivations to put beside them, for callers in Nix
+  # Further contents, for callers in Nix
   contents ? [ ],
 
   # Where packages come from; see load-pkgs.nix
@@ -31,11 +31,11 @@
   # Popularity table: its URL, or the absolute path of a local file
   popularityUrl ? null,
   popularity ? null,
-  # Plans of layers that exist, which are used where they fit: the absolute path of a local file
+  # Plans of existing layers, which are used where they fit: the absolute path of a local file
   known ? null,
-  # Media types of the answer: "docker", which registry servers of 2019 announce, or "oci"
+  # Media types of the answer: "docker", which registry servers of 2019 send, or "oci"
   mediaTypes ? "docker",
-  # With "...", nix-build passes on arguments that are misspelt too, and they can be refused.
+  # With "...", nix-build also passes misspelt arguments, which can then be refused.
   ...
 }@given:
 let
@@ -62,7 +62,7 @@ let
     toJSON
     ;
 
-  # What `nix-build -A` offers beside the answer; without an image each of them says why.
+  # Attributes for `nix-build -A`; without an image, each of them says why there is none.
   offered = listToAttrs (
     map
       (name: {
@@ -111,7 +111,7 @@ let
         // (if srcArgs == null then { } else { inherit srcArgs; })
       )
     );
-  # nixpkgs refuses `system` beside what says the same in more words.
+  # nixpkgs refuses `system` together with `localSystem` and the like.
   pkgs = load (
     (if importAttributes ? localSystem then { } else { inherit system; }) // importAttributes
   );
@@ -146,7 +146,7 @@ let
     else
       throw "packages must be a JSON array of strings such as [\"git\"], not ${toJSON packages}";
 
-  # A name for what people want at hand in a container that they look around in, as in Nixery.
+  # A name for the tools that people want in an interactive container, as in Nixery.
   shell = [
     "bashInteractive"
     "cacert"
@@ -191,7 +191,7 @@ let
         popularity;
   };
 
-  # What this file yields for each of `systems`
+  # The result of this file for each of `systems`
   systemNames =
     let
       parsed = import ./read-json.nix {
@@ -213,11 +213,11 @@ let
     images = map (result: result.image) results;
   };
 
-  # A machine that asks for the answer needs that besides what the image needs.
+  # Another machine needs the answer in addition to what the image needs.
   cache = tools.writeText "cache" "${image.cache}\n${image.answer}\n";
 
-  # What the client asked for and cannot have is an answer as well, docs/registry.md says in which
-  # form. Servers know `not_found` and no other word.
+  # Unavailable packages are an answer, too; docs/registry.md has its form. `not_found` is the only
+  # error that servers know.
   inherit (found) missing similar;
   unavailable = filter (hasAttr "failure") missing;
   errorAnswer = {
@@ -234,8 +234,8 @@ let
   )
   // (if similar == { } then { } else { inherit similar; });
 
-  # Who asks for the image gets Nix's own error of the first package that has one and that `meta`
-  # does not explain, and else one sentence about all.
+  # -A image ends with Nix's own error for the first package that has one which `meta` does not
+  # explain, and otherwise with one sentence about all packages.
   sentences = map (
     package: "'${package.name}' ${package.reason}" + didYouMean (similar.${package.name} or [ ])
   ) missing;

@@ -1,8 +1,8 @@
-# Check a container configuration before it is built into an image, where a wrong key or type would
-# go unnoticed until a container starts without it.
+# Check a container configuration during evaluation; otherwise a wrong key or type would go
+# unnoticed until a container starts without it.
 #
-# Keys and types are those of the OCI image specification 1.1 (config.md), and those that docker
-# has besides. Returns the configuration; throws one sentence that names all that is wrong.
+# Keys and types are those of the OCI image specification 1.1 (config.md), and docker's additional
+# ones. Returns the configuration; throws one sentence that names all mistakes.
 #
 # The first argument is the image's name, the second the configuration.
 name: config:
@@ -22,7 +22,7 @@ let
     ;
   nearestName = import ./nearest-name.nix;
 
-  # What can stand where the configuration has a string: packages become their paths.
+  # Values that are allowed for strings: packages become their paths.
   isString = value: builtins.isString value || builtins.isPath value || isAttrs value && value ? outPath;
   isStrings = value: isList value && all isString value;
   isEmptySets = value: isAttrs value && all (inner: inner == { }) (attrValues value);
@@ -113,10 +113,10 @@ let
     WorkingDir = string;
   };
 
-  # A key that is null is one that is not there, as with optional attributes elsewhere in Nix.
+  # A key that is null counts as missing, as with optional attributes elsewhere in Nix.
   given = set: filter (key: set.${key} != null) (attrNames set);
 
-  # What is wrong in a set that has the keys `known`; `above` is put before their names.
+  # The mistakes in a set that may have the keys `known`; `above` is put before their names.
   problemsOf =
     above: known: set:
     concatMap (

@@ -1,6 +1,6 @@
-# The package set that the tools are from, or one sentence if it has not what it takes.
+# The package set that the tools are from, or one sentence if it lacks what they need.
 #
-# The oldest nixpkgs that has it all is that of NixOS 21.11: the one before has Python 3.8.
+# The oldest nixpkgs that works is 21.11: the one before has Python 3.8.
 tools:
 let
   missing = builtins.filter (name: !(tools ? ${name})) [

@@ -14,11 +14,11 @@ destination, so that a deployment can name it: REGISTRY/NAME@$(copy-to docker://
 
 # While skopeo runs, this program is a registry on the loopback interface that has this one image.
 # skopeo asks the destination for each blob by its digest, and fetches from here what is missing.
-# Only then is a layer's store path realised, which is to say copied from a binary cache, or built:
-# a machine needs none of the layers that the destination has.
+# Only then is a layer's store path copied from a binary cache or built: a machine does not need the
+# layers that the destination has.
 #
 # skopeo copies up to six blobs at a time from a registry, and one at a time from an OCI image
-# layout: most of a push is waiting for the answers of a registry that is far away.
+# layout: most of a push to a distant registry is waiting for its answers.
 
 from __future__ import annotations
 
@@ -37,22 +37,21 @@ from socketserver import ThreadingTCPServer
 DESTINATION = re.compile(
     r"docker://.|(docker-daemon|containers-storage|oci|oci-archive|docker-archive|dir):."
 )
-# Those that can hold an image for several platforms. For others skopeo takes the one for this
-# machine out of it.
+# Those that can hold an image index. For others, skopeo selects the image for this machine.
 INDEX_DESTINATION = re.compile("docker:|oci:|oci-archive:|dir:")
 
 CHUNK = 1 << 18
 
 
 class Unavailable(Exception):
-    """A layer that the destination lacks can't be had; the message says which."""
+    """A layer that the destination lacks is not available; the message says which."""
 
 
 class Image:
-    """An image, or an image index, by its documents; its layers may be elsewhere.
+    """An image or an image index, from its documents; its layers need not exist yet.
 
-    `documents` is a folder that describe_image.py or describe_index.py has written; `derivations`
-    are those that make the layers, by the store paths that they make.
+    `documents` is a folder that describe_image.py or describe_index.py wrote; `derivations` are
+    those that build the layers, by the store paths that they build.
     """
 
     def __init__(self, documents: str, derivations: dict[str, str]) -> None:

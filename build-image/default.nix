@@ -1,14 +1,14 @@
-# The program `nixery-build-image`, which a registry server calls to have an image built.
+# The program `nixery-build-image`, which a registry server calls to build an image.
 #
-# It carries the Nix files and programs that it needs as store paths, so that it works from the
-# store alone: inside another build, in a container, without channels or NIX_PATH. What callers can
-# rely on is told in nixery_build_image.py.
+# It refers to the Nix files and programs that it needs as store paths, so that it needs only the
+# store: it works inside another build or a container, without channels or NIX_PATH. Its contract is
+# in nixery_build_image.py.
 {
   # Package set with Nix and Python
   pkgs ? import ./load-pkgs.nix { },
 }:
 let
-  # This folder, the program that its files run, and the version, at the same places as here
+  # This folder, the program that its files run, and the version, at the same relative paths
   sources = builtins.path {
     name = "nixery-build-image";
     path = ./..;

@@ -1,5 +1,5 @@
-# What a program expects to find in a container besides itself, as derivations to put in an image's
-# contents. `/tmp` is in every image. Names as in dockerTools, so that a call can be carried over.
+# Files that programs expect in a container, as derivations for an image's contents. `/tmp` is in
+# every image. The names are those of dockerTools.
 {
   # The package set with the packages that go into the image
   pkgs,
@@ -27,8 +27,8 @@ in
     ln -s ${pkgs.coreutils}/bin/env usr/bin/env
   '';
 
-  # Certificates of the authorities that the package set trusts, where programs look for them, and
-  # the variable that tells the others
+  # Certificates of the authorities that the package set trusts, where most programs look for them,
+  # and the variable for other programs
   caCertificates =
     place "ca-certificates" ''
       mkdir -p etc/ssl/certs etc/pki/tls/certs
@@ -41,7 +41,7 @@ in
       imageEnv = [ "SSL_CERT_FILE=/etc/ssl/certs/ca-bundle.crt" ];
     };
 
-  # The users root and nobody, their groups, and where to look names of hosts up
+  # The users root and nobody, their groups, and how host names are looked up
   fakeNss = place "fake-nss" ''
     mkdir -p etc var/empty
     echo 'root:x:0:0:root user:/var/empty:/bin/sh' >etc/passwd

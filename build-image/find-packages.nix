@@ -1,4 +1,4 @@
-# Look packages up by the names that somebody typed.
+# Look up packages by name.
 #
 # A name is an attribute path with dots and nothing else: it is compared, never evaluated. If there
 # is no exact match, the case of the first part is ignored, since image names have no capitals; as
@@ -8,7 +8,7 @@
   pkgs,
   # Names, a list of strings
   names,
-  # System for which the packages must be meant, to explain those that are not
+  # System that the packages must support, to explain those that do not
   system,
 }:
 let
@@ -35,7 +35,7 @@ let
 
   spellings = import ./spellings.nix (builtins.attrNames pkgs);
 
-  # A longer name is none, and takes long to be looked for.
+  # Longer names do not exist, and looking them up takes long.
   longestName = 255;
 
   # The most unknown names of one request for which similar ones are looked for
@@ -74,7 +74,7 @@ let
       result ? failure || isAttrs result.value && (tryEval (result.value.type or "")).value == "derivation"
     );
 
-  # What a name stands for: the first package among its spellings.
+  # The package of a name: the first one among its spellings.
   find =
     name:
     let
@@ -89,7 +89,7 @@ let
       otherwise = filter isPackage (
         resultsOf (filter (spelling: !(elem spelling exact)) (concatMap spellings.ignoringCase exact))
       );
-      # What cannot be evaluated may be no package. It counts where nothing else has the name.
+      # What cannot be evaluated may not be a package. It counts only if nothing else has the name.
       candidates =
         asWritten
         ++ filter (result: !(result ? failure)) otherwise
@@ -100,8 +100,8 @@ let
     else
       head candidates;
 
-  # Names that may have been meant by one that is not found. They are not evaluated: an error in one
-  # of them would take the place of the answer.
+  # Names similar to one that is not found. They are not evaluated: an error in one of them would
+  # replace the answer.
   similarTo =
     name:
     let
@@ -116,7 +116,7 @@ let
     else
       map (each: concatStringsSep "." ([ each ] ++ rest)) (spellings.nearest first);
 
-  # Why a package cannot be had, from what nixpkgs says in `meta`; null if it says nothing.
+  # Why a package is not available, according to nixpkgs' `meta`; null if it says nothing.
   explain =
     package:
     let
@@ -167,7 +167,7 @@ let
       )
     );
 
-  # The set comes first: what is wrong with it is no package's fault.
+  # The set comes first: its own errors are no package's fault.
   results = map (name: builtins.seq pkgs (evaluate name)) names;
   missing = filter (result: !(result ? package)) results;
   unknown = filter (result: !(result ? failure)) missing;
@@ -177,11 +177,11 @@ let
   }) (genList (elemAt unknown) (if length unknown < mostGuesses then length unknown else mostGuesses));
 in
 {
-  # Those that can be had, in the order of their names
+  # Those that are available, in the order of their names
   packages = map (result: result.package) (filter (result: result ? package) results);
-  # All others: [ { name, reason } ]. Those that exist have `failure`, too, which ends with Nix's own
-  # error when it is evaluated, and `unexplained`: whether nobody but Nix knows why.
+  # All others: [ { name, reason } ]. Those that exist have `failure`, too, which ends with Nix's
+  # own error when it is evaluated, and `unexplained`: whether nobody but Nix knows why.
   inherit missing;
-  # Names that may have been meant by those that do not exist: { name = [ names ]; }
+  # Names similar to those that do not exist: { name = [ names ]; }
   similar = listToAttrs (filter (guess: guess.value != [ ]) guesses);
 }

@@ -1,7 +1,7 @@
 # Calls of buildImage -> images that share layers, since all of them are planned together.
 #
-# The plan of the fleet is known to each image, which keeps its own part of it. An image by itself
-# therefore stays what buildImage makes, and depends on its own layers alone.
+# Each image gets the plan of the fleet as `known`, and uses its own part of it. So each image is an
+# ordinary result of buildImage, and depends only on its own layers.
 {
   # The package set with the tools, for the machine that builds
   tools,
@@ -9,11 +9,11 @@
   system,
 }:
 {
-  # Arguments of buildImage by image; `name` is that of the attribute unless it is given
+  # Arguments of buildImage by image; `name` defaults to the attribute's name
   images,
   # Arguments for all of them
   defaults ? { },
-  # An earlier `lock` of the fleet, which it keeps to: a file, or null
+  # An earlier `lock` of the fleet, whose layers are kept: a file, or null
   known ? null,
 }:
 let
@@ -65,7 +65,7 @@ let
   readArguments = import ./arguments.nix { inherit tools system; };
 
   planned = mapAttrs (_: call: buildImage (call // { known = lock; })) calls;
-  # The evaluation would build each image's plan when it comes to it; so they are built all at once.
+  # Without this, the evaluation would build the images' plans one after the other.
   plans = tools.writeText "fleet-plans" (
     concatStringsSep "\n" (map (image: "${image.groupedLayers}") (attrValues planned))
   );

@@ -1,4 +1,4 @@
-# Contents and a configuration -> an OCI image layout, and what is made from it.
+# Contents and a configuration -> an OCI image layout, and other forms of the image.
 #
 # The arguments are those of arguments.nix.
 {
@@ -31,7 +31,7 @@ let
   };
   readArguments = import ./arguments.nix { inherit tools system; };
 
-  # Contents may be folders in store paths; Nix exports the references of whole ones only.
+  # Contents may be folders in store paths; Nix exports the references of whole store paths only.
   wholePath =
     path:
     let
@@ -47,7 +47,7 @@ let
     }
   );
 
-  # What commands find in their PATH: the programs of every stdenv.
+  # The PATH of commands: the programs of every stdenv.
   programsPath = concatStringsSep ":" (
     map (package: "${package}/bin") [
       tools.coreutils
@@ -67,8 +67,8 @@ let
     ]
   );
 
-  # A file that says what a text refers to: Nix finds the references in it, whatever characters are
-  # around them. It is in no image; what it refers to is.
+  # A file with the store paths that a text refers to, so that Nix finds the references. It is in no
+  # image; what it refers to is.
   writeReferences =
     text:
     derivation {
@@ -120,12 +120,12 @@ let
     none = "";
   };
 
-  # In names of the store; never in a layer's, which another image may have as well
+  # For store names; never in that of a layer, which another image may share
   shortName = substring 0 100 (baseNameOf name);
 
   contentsList = unique contents;
 
-  # What `meta` says of the image, under the names of the OCI image specification's annotations.
+  # The image's `meta`, under the names of the OCI image specification's annotations
   labels = {
     "org.opencontainers.image.description" = meta.description or null;
     "org.opencontainers.image.licenses" = meta.license.spdxId or null;
@@ -222,7 +222,7 @@ let
 
   packed = (if base == null then [ ] else [ base ]) ++ layered.layers;
 
-  # All that decides what is in the image, and so what its tag is unless one was given.
+  # Everything that determines the image's contents, and its tag unless one is given
   ingredients = {
     inherit
       architecture
@@ -231,11 +231,10 @@ let
       created
       ;
     descriptions = map (layer: layer.description) packed;
-    # Without context: the documents mention the blobs, and do without them.
+    # Without context: the documents name the blobs but do not need them.
     blobs = map (layer: builtins.unsafeDiscardStringContext layer.outPath) packed;
     base = if base == null then null else base.image;
-    # Without context: what the configuration names is in the layers, and the layout only mentions
-    # it.
+    # Without context: what the configuration refers to is in the layers; the layout only names it.
     config = builtins.fromJSON (builtins.unsafeDiscardStringContext configText);
   };
   imageTag =
@@ -247,10 +246,11 @@ let
       );
 
   # Configuration, manifest, and layers.json, which says of each layer in which store path it is (as
-  # text: realising the documents realises no layer). They are made from the layers' descriptions,
-  # so a machine with a binary cache knows the image, and can push the blobs that a registry lacks
-  # without having the others: `nix-store --realise` of their store paths or, where no cache has
-  # them, of the derivations in `layers`, whose outputs they are, but for those of a base image.
+  # text, so that building the documents builds no layer). They are made from the layers'
+  # descriptions, so a machine with a binary cache knows the image, and can push the blobs that a
+  # registry lacks without having the others: `nix-store --realise` of their store paths or, where
+  # no cache has them, of the derivations in `layers`, whose outputs they are, but for those of a
+  # base image.
   documents = runBuilder "describe_image" (ingredients // { name = "image-documents"; });
 
   outputs = import ./layout.nix { inherit tools runBuilder; } {
@@ -277,7 +277,7 @@ outputs.layout
   inherit meta passthru imageTag;
   imageName = name;
 
-  # As with functions of nixpkgs: the image that some arguments more or others make.
+  # As in nixpkgs: the image with additional or changed arguments
   override =
     changes:
     import ./image.nix { inherit tools system; } (
@@ -296,8 +296,8 @@ outputs.layout
 
   inherit (outputs) archive stream copyTo;
 
-  # What other machines need besides the packages to have this image without building anything, and
-  # the next one without packing layers that both have: copy its closure to a binary cache.
+  # What other machines need besides the packages to get this image without building anything, and
+  # the next one without packing shared layers: copy its closure to a binary cache.
   cache = tools.writeText "${shortName}-cache" (
     concatStringsSep "\n" (
       map toString (

@@ -1,6 +1,7 @@
-# Images for several platforms -> an OCI image index: one name, by which each machine gets its own.
+# Images for several platforms -> an OCI image index: one name, from which each machine gets the
+# image for its platform.
 #
-# The images stay as they are; layers that several of them have are there once.
+# The images stay as they are; layers that they share are stored once.
 {
   # The package set with the tools, for the machine that builds
   tools,
@@ -10,7 +11,7 @@
   name,
   # Tag, or null for a hash of all that the index is made from
   tag ? null,
-  # Images that buildImage has made, one for each platform
+  # Images made by buildImage, one for each platform
   images,
 }@given:
 let
@@ -29,7 +30,7 @@ let
     ;
 
   runBuilder = import ./builders { inherit tools; };
-  # Name and tag are what they are for buildImage.
+  # Name and tag follow the same rules as in buildImage.
   named = import ./arguments.nix {
     inherit tools;
     inherit (tools.stdenv.buildPlatform) system;
@@ -60,7 +61,7 @@ let
     else
       substring 0 32 (builtins.hashString "sha256" (unsafeDiscardStringContext documents.drvPath));
 
-  # An archive's manifest.json can name one image: the one for this machine, if there is one.
+  # An archive's manifest.json can name only one image: the one for this machine, if there is one.
   native = filter (image: image.platform == "linux/${named.architecture}") images;
 
   outputs = import ./layout.nix { inherit tools runBuilder; } {
@@ -85,7 +86,7 @@ outputs.layout
   imageName = named.name;
   inherit (outputs) archive stream copyTo;
 
-  # What other machines need besides the packages, as with an image
+  # What other machines need besides the packages, as for an image
   cache = tools.writeText "index-cache" (
     builtins.concatStringsSep "\n" (
       map toString (

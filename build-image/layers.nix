@@ -1,4 +1,4 @@
-# Cut a closure into layers, each a derivation of its own.
+# Split a closure into layers, each a derivation of its own.
 #
 # Nix exports the reference graph, group_layers.py decides which store paths share a layer, and the
 # evaluation reads its plan back in (import from derivation). A layer's derivation depends on its
@@ -13,7 +13,7 @@
 {
   # Store paths (strings with context) whose closures the image holds
   roots,
-  # Those of the roots that only say what the image holds, and are not in it themselves
+  # Those of the roots that only refer to the image's contents, and are not in it themselves
   references,
   # Uncompressed tar files, each of which is a layer; what they refer to is in the image as well
   archives,
@@ -35,7 +35,7 @@
   importFromDerivation,
 }:
 let
-  # What decides on the plan; images of a fleet are planned together from theirs (fleet.nix).
+  # What the plan depends on; the images of a fleet are planned together from it (fleet.nix).
   toPlan = {
     exportReferencesGraph.graph = roots ++ archives ++ builtins.concatLists groups;
     inherit
@@ -61,17 +61,17 @@ let
     }
   );
 
-  # The idea that all of this rests on is Nixery's: before any layer is made, a program sorts the
-  # store paths into layers, for which Nix gives it the graph of all references; and the result is
-  # read back into the evaluation, so that each layer can be a derivation.
+  # This is Nixery's idea: before any layer is made, Nix exports the reference graph, a program
+  # groups the store paths into layers, and the result is read back into the evaluation, so that
+  # each layer can be a derivation.
   #
   # The plan's text keeps no references: fromJSON refuses them, and a layer must depend on its own
   # paths alone. Each path gets back the reference to itself.
   plan = builtins.fromJSON (builtins.unsafeDiscardStringContext (builtins.readFile groupedLayers));
   withContext = path: builtins.appendContext path { ${path}.path = true; };
 
-  # A name that tells the build log what is packed, and no more than the contents tell. It can't be a
-  # derivation's, which a container with Nix may well have.
+  # A name that says in the build log what is packed, and depends on the contents alone. It must not
+  # be that of a derivation, which an image with Nix may contain.
   nameLayer =
     paths:
     let
@@ -87,8 +87,8 @@ let
       "out"
       "description"
     ];
-    # A packed layer needs nothing to be unpacked. Plain tar and zstd would keep alive what they
-    # hold (Nix before 2.18 does not know this attribute, and there they do).
+    # A packed layer does not need its store paths. Without this attribute, as with Nix before 2.18,
+    # layers in plain tar or zstd keep them alive.
     unsafeDiscardReferences.out = true;
   };
   packLayer =

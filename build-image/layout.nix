@@ -20,7 +20,7 @@
 let
   inherit (builtins) concatStringsSep toJSON unsafeDiscardStringContext;
 
-  # In names of the store
+  # For store names
   shortName = builtins.substring 0 100 (baseNameOf name);
 
   layout = runBuilder "lay_out_image" {
@@ -39,7 +39,7 @@ let
     "--mtime=@1"
     "--owner=root:0"
     "--group=root:0"
-    # Folders of the store are read-only: whoever is not root could not unpack files into them.
+    # Folders in the store are read-only: users other than root could not unpack files into them.
     "--mode=u+w"
     "--directory=${layout}"
     "oci-layout"
@@ -60,7 +60,7 @@ in
 {
   inherit layout;
 
-  # The image as one file that can be carried away: an OCI archive that `docker load` reads, too.
+  # The image as one file: an OCI archive that `docker load` reads, too.
   archive = runBuilder "capture_output" {
     name = "${shortName}.tar";
     command = archiveCommand;
@@ -72,8 +72,8 @@ in
     exec ${concatStringsSep " " archiveCommand}
   '';
 
-  # `copy-to DESTINATION ... [OPTION ...]`: sends what is missing there; see copy_to.py. With -I,
-  # Python does not search the program's folder, all of the store, for modules.
+  # `copy-to DESTINATION ... [OPTION ...]`: sends what the destination lacks; see copy_to.py. With
+  # -I, Python does not search the program's folder, all of the store, for modules.
   copyTo = tools.writeShellScriptBin "copy-to" ''
     exec ${tools.python3}/bin/python3 -BIS ${./copy_to.py} ${tools.skopeo}/bin/skopeo \
       ${documents} '${toJSON derivations}' "$@"

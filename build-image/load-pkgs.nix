@@ -1,4 +1,4 @@
-# A package set from wherever the caller says that it is.
+# Load the package set from the source that the caller chose.
 {
   # Where packages come from: "nixpkgs", "git" or "path"
   srcType ? "nixpkgs",
@@ -22,7 +22,7 @@ let
 
   # Fetched with a hash, so that it is pure.
   default =
-    # Where nixpkgs begins to need a newer Nix (its lib/minver.nix)
+    # The Nix version that newer nixpkgs needs (its lib/minver.nix)
     if compareVersions nixVersion "2.18" < 0 then
       {
         # nixos-25.05, as it was left
@@ -36,8 +36,8 @@ let
         sha256 = "sha256-IX7G1dlKrOqPOImfbo7ADDfV5yU1+j+MRChI3TL4tAA=";
       };
 
-  # The name of a branch, tag or commit. An address with ".." in it would lead to any other
-  # repository, and pull requests are what anybody wrote.
+  # The name of a branch, tag or commit. A ".." in the address could lead to any other repository,
+  # and anybody can open a pull request.
   isRevision =
     text:
     isString text

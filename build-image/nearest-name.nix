@@ -1,7 +1,8 @@
-# A misspelt name -> " (did you mean NAME?)" for the nearest of the right ones, or "" if none is near.
+# A misspelt name -> " (did you mean NAME?)" for the nearest of the right ones, or "" if none is
+# near.
 #
-# Nearest by Levenshtein's distance, without regard to case; near is at most a third of the name. Of
-# more than 40 characters nobody meant one of them.
+# Nearest by Levenshtein distance, ignoring case, and at most a third of the name away. Names of
+# more than 40 characters have none.
 {
   # The right names, a list of strings
   names,

@@ -3,18 +3,18 @@
     nixery-build-image --argstr packages '["git"]' [--argstr NAME VALUE ...] [OPTION ...]
 
 The arguments are those of build-image.nix, the options are nix-build's: `--timeout SECONDS` for
-each single build, `--out-link FILE` to hold an answer (Nix names the link FILE-answer, and FILE for
+each single build, `--out-link FILE` to keep an answer (Nix names the link FILE-answer, and FILE for
 an error), `--store`, `--builders`, `--option`. What the caller gets:
 
-    standard output    one store path, the answer: a JSON file, an image or an error that whoever
-                       asked for the image can mend
+    standard output    one store path, the answer: a JSON file with an image, or with an error
+                       that the client can fix
     standard error     Nix's progress and errors as they come; then one more line: how large the
                        image is, and how much of it is new; or what failed, since Nix ends with
                        traces, notes and advice in an order that differs by version
     exit status        0 with an answer; otherwise nix-build's, or 128 and the signal that ended it
 
-Needs nothing but the store: no channels, NIX_PATH, HOME or writable folder. A signal to this
-program ends the builds, and so does its death. docs/registry.md has the whole contract.
+Needs only the store: no channels, NIX_PATH, HOME or writable folder. When this program gets a signal
+or is killed, its builds end. docs/registry.md has the whole contract.
 """
 
 # Run as `nixery_build_image.py NIX_BUILD SOURCES [ARGUMENT ...]`, see default.nix.

@@ -1,16 +1,16 @@
 # A time as `date -d` takes it -> seconds since 1970, or null if it is none.
 #
-# Read here and not by a builder, so that a mistake is found before anything is built, and a time
-# means the same on every machine: without a zone it is in UTC. Taken are seconds, dates and times
-# in digits (ISO 8601, as in flakes' lastModifiedDate, as `date` writes them with -I or --rfc-3339);
-# neither names of months nor what depends on the day that it is read, such as "yesterday".
+# Parsed during evaluation, so that mistakes are found before anything is built, and a time means
+# the same on every machine: without a zone, it is in UTC. Accepts seconds, and dates and times in
+# digits (ISO 8601, flakes' lastModifiedDate, the output of `date` with -I or --rfc-3339), but no
+# names of months, and nothing relative, such as "yesterday".
 #
 #   "@1700000000"  "20240506"  "2024-05-06 07:08:09 +0200"  "2024-05-06T07:08:09.5Z"
 text:
 let
   inherit (builtins) elemAt head match;
 
-  # A number of digits, which JSON takes without zeros in front only
+  # A number from digits; JSON allows no leading zeros.
   toNumber = digits: if digits == null then 0 else builtins.fromJSON (head (match "0*([0-9]+)" digits));
 
   date = "([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})";
@@ -40,7 +40,7 @@ let
   offsetHours = field 12;
   offsetMinutes = field 13;
 
-  # Days from 1970-01-01. A year begins in March here, so that the leap day is its last; the months
+  # Days since 1970-01-01. A year begins in March here, so that the leap day is its last; the months
   # from there are 153 days in five.
   daysTo =
     year: month: day:

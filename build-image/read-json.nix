@@ -1,10 +1,10 @@
-# JSON in a string -> its value, or null where the text does not even look like it.
+# JSON in a string -> its value, or null if the text is obviously not JSON.
 #
-# Nix's own error for what is no JSON ends the evaluation, and does not say which argument it read.
+# Nix's own error for invalid JSON ends the evaluation without naming the argument.
 {
   # Name of the argument
   argument,
-  # What the text must begin and end with: "[" and "]", or "{" and "}"
+  # The characters with which the text must begin and end: "[" and "]", or "{" and "}"
   opening,
   closing,
 }:

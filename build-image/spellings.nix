@@ -1,4 +1,4 @@
-# Names as people type them: without regard to case, and nearly right.
+# Names as people type them: in any case, and with slips.
 let
   inherit (builtins)
     concatLists
@@ -17,7 +17,7 @@ let
   letters = characters "abcdefghijklmnopqrstuvwxyz";
   lower = replaceStrings (characters "ABCDEFGHIJKLMNOPQRSTUVWXYZ") letters;
 
-  # What stands in names of nixpkgs, once they are in lower case
+  # The characters of nixpkgs' names in lower case
   alphabet = letters ++ characters "0123456789-_";
 
   # All spellings that are one slip away, the likeliest slips first. Looking these up takes the same
@@ -54,12 +54,12 @@ let
     }
   );
 in
-# The names that there are. Nothing is done with them before something is looked up.
+# The existing names; not evaluated until a name is looked up
 names:
 let
   byLowerCase = groupBy lower names;
 
-  # Names by their first characters, of which a name must have that many to be completed
+  # Names by their first characters; a name must have that many to be completed
   startLength = 4;
   byStart = groupBy (name: substring 0 startLength (lower name)) names;
   beginningWith =
@@ -75,11 +75,11 @@ let
   ignoringCase = name: byLowerCase.${lower name} or [ ];
 in
 {
-  # The names that differ from the one given in case only
+  # The names that differ from the given one only in case
   inherit ignoringCase;
 
-  # Up to three names that may have been meant. One or two characters are too little to guess from,
-  # and more than thirty are no slip.
+  # Up to three similar names. One or two characters are too few to guess from, and more than thirty
+  # are not a slip.
   nearest =
     name:
     let

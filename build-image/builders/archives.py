@@ -1,4 +1,4 @@
-"""Tar archives, as GNU tar makes them: the same bytes whoever makes them, and when."""
+"""Tar archives made by GNU tar, with the same bytes whoever makes them, and whenever."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def tar_command(tar: str, mtime: int, owner: str | None = None, group: str | Non
     """Return the beginning of a command that writes an archive.
 
     `tar` is the program, `mtime` the time of all files, in seconds; `owner` and `group`,
-    NAME:ID each, are theirs unless None.
+    NAME:ID each, are those of all files unless None.
     """
     command = [tar, "--create", "--format=gnu", "--sort=name", f"--mtime=@{mtime}"]
     if owner is not None:
@@ -22,7 +22,7 @@ def tar_command(tar: str, mtime: int, owner: str | None = None, group: str | Non
 
 
 def read_chunks(file: int | str) -> Iterator[bytes]:
-    """Yield what comes out of a pipe, and close it; or what is in the file of that name."""
+    """Yield the contents of a pipe, which is closed afterwards, or of the file of that name."""
     with open(file, "rb", buffering=0) as stream:
         while chunk := stream.read(CHUNK):
             yield chunk

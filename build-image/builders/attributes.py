@@ -18,8 +18,8 @@ _HASH_END = re.compile(r"(/[0-9a-z]{31})([0-9a-z])(?=-)")
 def read_attributes() -> dict:
     """Return the derivation's structured attributes.
 
-    Nix 2.8 names a file in NIX_ATTRS_JSON_FILE that its sandbox does not have; there the copy in
-    the build directory is the one to read.
+    Nix 2.8 names a file in NIX_ATTRS_JSON_FILE that does not exist in its sandbox; the copy in the
+    build directory is read instead.
     """
     name = os.environ.get("NIX_ATTRS_JSON_FILE", "")
     return read_json(name if os.path.exists(name) else ".attrs.json")
@@ -34,9 +34,9 @@ def read_json(name: str) -> object:
 def encode_json(value: object) -> bytes:
     """Return `value` as JSON in the one form used throughout: sorted keys, no white space.
 
-    It is the form of Nix's `builtins.toJSON` and of Go's encoder, but for one thing: of the hash
-    in every store path the last character is escaped (`\\u0061` for `a`). A JSON reader sees the
-    same string; Nix, which looks for hashes in what a build wrote, sees none, so that a file that
+    It is the form of Nix's `builtins.toJSON` and of Go's encoder, with one exception: the last
+    character of the hash in every store path is escaped (`\\u0061` for `a`). A JSON reader sees the
+    same string; Nix, which looks for hashes in what a build wrote, finds none, so a file that
     only names store paths does not keep them from being deleted.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,14 +1,14 @@
 # A derivation that is built by a Python program of this folder.
 #
-# There is no stdenv around them: its set-up takes longer than packing a small layer does, and a
-# layer would be packed anew whenever any part of stdenv changes. A derivation depends on its
+# There is no stdenv around them: its setup takes longer than packing a small layer, and each
+# layer would be packed again whenever any part of stdenv changes. A derivation depends on its
 # attributes, on Python, and on the files that it runs.
 {
   # The package set with the tools, for the machine that builds
   tools,
 }:
 let
-  # What each program imports of this folder.
+  # The modules of this folder that each program imports
   imports = {
     capture_output = [ "attributes" ];
     describe_image = [
@@ -56,8 +56,8 @@ let
     ];
   };
 
-  # Once for all derivations of a program: the folder is read and hashed for it, which for each of a
-  # hundred layers would be half of an image's evaluation.
+  # Once for all derivations of a program, since the folder is read and hashed: doing that for each
+  # of a hundred layers would take half of an image's evaluation.
   sources = builtins.mapAttrs (
     program: modules:
     builtins.path {
@@ -79,7 +79,7 @@ derivation (
     builder = "${tools.coreutils}/bin/env";
     args = [
       "${tools.python3}/bin/python3"
-      # Neither the environment nor site-packages play a part, and no bytecode is written.
+      # Ignore the environment and site-packages, and write no bytecode.
       "-BEsS"
       "${sources.${program}}/${program}.py"
     ];

@@ -1,14 +1,14 @@
 """Make an image's configuration and manifest from the descriptions of its layers.
 
-The layers themselves play no part: where a binary cache has the descriptions, a machine knows an
-image, and can ask a registry for its digests, without any of its blobs.
+The layers themselves are not needed: with the descriptions from a binary cache, a machine can ask a
+registry for an image's digests before it has any of the blobs.
 
 Attributes: `descriptions`, files with lists of layers as pack_layer.py describes them, in the
 image's order, those of the base first; `blobs`, the store paths of the outputs that they describe;
-`base`, what else read_base_image.py says of a base image, a file, or null; `config`, the image's
-configuration as the OCI image specification has it; `environment`, variables that give way to those
-of the base and the configuration; `architecture`, `variant`; `created`, in seconds since 1970.
-Writes the folder `out`:
+`base`, the other file that read_base_image.py writes about a base image, or null; `config`, the
+image's configuration as the OCI image specification has it; `environment`, variables that those of
+the base and the configuration override; `architecture`, `variant`; `created`, in seconds since
+1970. Writes the folder `out`:
 
     config.json     the blob of the configuration
     manifest.json   the blob of the manifest
@@ -36,7 +36,7 @@ def timestamp(seconds: int) -> str:
 
 
 def merge_environment(*environments: list[str]) -> list[str]:
-    """Return the variables of all, each once: at its first place, with its last value.
+    """Return all variables, each once: at its first position, with its last value.
 
     >>> merge_environment(["A=1", "PATH=/bin"], ["PATH=/sbin", "B=2"])
     ['A=1', 'PATH=/sbin', 'B=2']
@@ -62,7 +62,7 @@ def describe_history(layers: list[dict], created: str) -> list[dict[str, str]]:
 
 
 def image_config(attributes: dict, layers: list[dict], base: dict) -> dict:
-    """Return the image's configuration: the base's, overlaid with what the attributes say."""
+    """Return the image's configuration: the base's, overridden by the attributes."""
     created = timestamp(attributes["created"])
     inherited, given = base["config"], attributes["config"]
     config = {**inherited, **given}

@@ -1,7 +1,7 @@
 """Make an OCI image index of images for several platforms, from their documents.
 
-Attributes: `images`, folders that describe_image.py wrote, each for another platform. Writes the
-folder `out`, which has the form of theirs:
+Attributes: `images`, folders that describe_image.py wrote, each for a different platform. Writes
+the folder `out` in the same form:
 
     manifest.json     the blob of the index
     N-manifest.json   the blobs of the images' manifests and configurations, N from 0

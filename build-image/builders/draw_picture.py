@@ -1,9 +1,9 @@
-"""Draw an image: layers, and paths in them, each as large as its bytes.
+"""Draw an image: layers, and the paths in them, each with an area in proportion to its bytes.
 
 Attributes: `explanation`, a file as plan_layers.py writes it; `groupLayers`, the folder that has
 the module group_layers. Writes an SVG picture as `out`: a treemap of layers, numbered, colored by
-the reason why they are layers, each a treemap of its paths. Pointing at one tells its whole name;
-what is under half a pixel is left out.
+their reasons, each a treemap of its paths. Pointing at a path shows its full name; what is smaller
+than half a pixel is left out.
 
 M. Bruls, K. Huizing, J. J. van Wijk, "Squarified Treemaps", Data Visualization 2000.
 """
@@ -18,7 +18,7 @@ from attributes import read_attributes, read_json
 
 WIDTH, HEIGHT, HEADER = 1200, 800, 60
 
-# Of the reasons; light ones, which color-blind people tell apart as well.
+# Of the reasons; light ones, which color-blind people can tell apart, too.
 COLORS = "#77aadd #99ddff #44bb99 #eedd88 #ee8866 #bbcc33 #dddddd #ffaabb #aaaa00".split()
 
 

@@ -4,8 +4,8 @@ The layers are links to the store paths that hold them. Beside the layout's own 
 manifest.json: a tar of its files is an archive that `docker load` reads, too.
 
 Attributes: `documents`, the folder that describe_image.py or describe_index.py wrote; `blobs`, all
-store paths that hold layers; `imageName`, `tag`; `architecture` of the image, or, of an index, of
-the one whose image is in manifest.json, which can name one only. Writes the layout as `out`.
+store paths that hold layers; `imageName`, `tag`; `architecture` of the image or, for an index, the
+architecture whose image is in manifest.json, which can name only one. Writes the layout as `out`.
 
 Follows the OCI image specification 1.1, image-layout.md.
 """
@@ -64,7 +64,7 @@ def main() -> None:
         "size": len(documents["manifest.json"]),
         "annotations": {
             "org.opencontainers.image.ref.name": attributes["tag"],
-            # What podman and containerd call the image that they load
+            # The name that podman and containerd give the image that they load
             "io.containerd.image.name": name,
         },
     }

@@ -1,20 +1,20 @@
 """Make the files of the image's root: symlinks to the contents, and what commands add to them.
 
-Every file of the contents is linked at its place; folders are real, so that the commands, and
-whoever runs the image, can write beside the links. Where two of the contents bring the same file,
-the first named wins and the log names both. A link to a folder is taken for the folder at the root
+Every file of the contents is linked at its place. Folders are real, so that the commands and the
+programs in a container can write beside the links. If two of the contents have the same file, the
+first one wins, and the log names both. A link to a folder is treated as that folder at the root
 (`/sbin`, which is a link in some packages) and where several of the contents have that name; deeper
-down, and where it leads out of the closure, it stays a link. `/tmp` is writable by everyone;
-`/usr/bin/env` is there when a store path of the image has `bin/env`.
+down, and if it leads out of the closure, it stays a link. `/tmp` is writable by everyone;
+`/usr/bin/env` exists if a store path of the image has `bin/env`.
 
 Attributes: `contents`, a list; `exportReferencesGraph.closure`, theirs; `extraCommands` and
 `fakeRootCommands`, shell text that runs in the tree ("" for none), the latter under fakeroot;
 `shell`, `fakeroot`, `tar`, programs; `path`, the PATH of the commands; `mtime`, in seconds;
-`storeDir`. Writes the tree as the uncompressed archive `out`, ended by two empty blocks and no
-more: not packed yet, so that Nix sees which store paths it names.
+`storeDir`. Writes the tree as the archive `out`, which ends with exactly two empty blocks and is
+not compressed, so that Nix finds the store paths that it names.
 
-The tree is in memory until commands want to see it: an image has thousands of links, and making
-6 500 of them as files only for tar to read took 2 s more, of 3.
+The tree stays in memory unless there are commands: an image has thousands of links, and creating
+6 500 of them as files, only for tar to read them, took 2 s of 3.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from store import resolve
 
 TREE = "root"
 
-# So many files that two of the contents have are named in the log.
+# At most so many files that two of the contents have are named in the log.
 MOST_CONTESTED = 10
 
 # From <linux/prctl.h>
@@ -61,7 +61,7 @@ class Provider(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """Two files with the same are the same file, even where it does not exist."""
+        """Return what is equal for links to the same file, even if that does not exist."""
         if self.target is not None:
             return self.target
         return os.path.join(os.path.dirname(self.path), os.readlink(self.path))
@@ -82,12 +82,12 @@ def list_folder(folder: Provider, store_paths: set[str]) -> dict[str, Provider]:
 def link_contents(
     contents: list[str], store_paths: set[str]
 ) -> tuple[Tree, list[tuple[str, str, str]]]:
-    """Return a tree with links to the files of `contents`, and the files that it can't have.
+    """Return a tree with links to the files of `contents`, and the files that are in conflict.
 
     The latter are sorted: place, the file there, another of the contents for the same place.
-    `store_paths` are the closure of the contents: a link that leads out of it is no folder.
-    `nix-support`, which some packages have for those that build with them, is left out. Ends the
-    build with one line when one of the contents is not there.
+    `store_paths` are the closure of the contents: a link that leads out of it is not treated as a
+    folder. `nix-support`, which some packages have for the builds that use them, is left out. Ends
+    the build with one line if one of the contents does not exist.
     """
     tree: Tree = {}
     contested: list[tuple[str, str, str]] = []
@@ -139,16 +139,16 @@ def link_contents(
 
 
 def find_env(store_paths: set[str]) -> str | None:
-    """Return a program `bin/env` in one of the store paths: coreutils' if it is there."""
+    """Return a program `bin/env` in one of the store paths: that of coreutils if it is there."""
     programs = {path: resolve(path + "/bin/env", store_paths) for path in store_paths}
     found = [path for path, program in programs.items() if program and os.access(program, os.X_OK)]
-    # By name before hash: which one is taken must not change with every rebuild.
+    # By name before hash: the choice must not change with every rebuild.
     found.sort(key=lambda path: ("-coreutils" not in path, os.path.basename(path)[32:], path))
     return found[0] + "/bin/env" if found else None
 
 
 def complete_root(tree: Tree, store_paths: set[str]) -> None:
-    """Add `/tmp`, and `/usr/bin/env` where one is to be had and the contents do not bring it."""
+    """Add `/tmp`, and `/usr/bin/env` if a store path has one and the contents do not."""
     tree.setdefault("tmp", None)
     env = find_env(store_paths)
     if env and "usr/bin/env" not in tree and not (tree.get("usr") or tree.get("usr/bin")):
@@ -156,7 +156,7 @@ def complete_root(tree: Tree, store_paths: set[str]) -> None:
 
 
 def check_tree(tree: Tree, store_dir: str, store_paths: set[str]) -> None:
-    """End the build with one line when the root's layer would remove files of the others."""
+    """End the build with one line if the root's layer would remove files of other layers."""
     for place, target in tree.items():
         source = target or f"the folder {place}"
         if os.path.basename(place).startswith(WHITEOUT):
@@ -173,7 +173,7 @@ def mode(place: str) -> int:
 
 
 def make_tree(tree: Tree, folder: str) -> None:
-    """Make the files of the tree below the new folder `folder`."""
+    """Create the files of the tree in the new folder `folder`."""
     os.mkdir(folder)
     for place, target in tree.items():
         name = os.path.join(folder, place)
@@ -200,8 +200,8 @@ def write_archive(tree: Tree, file: str, mtime: int) -> None:
 
 
 def run(what: str, command: list[str], folder: str, path: str = "") -> None:
-    """Run `command` in `folder`; end the build with one line when it fails."""
-    import ctypes  # 9 ms, with the next, that an image without commands does not need
+    """Run `command` in `folder`; end the build with one line if it fails."""
+    import ctypes  # takes 9 ms, with the next one; an image without commands does not need it
     import subprocess
 
     # Time zone and epoch are those that stdenv sets. fakeroot is to imitate a change of owner even

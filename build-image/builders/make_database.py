@@ -1,12 +1,12 @@
-"""Make a Nix database that knows the store paths of an image, for Nix inside the container.
+"""Make a Nix database with the store paths of an image, for Nix inside the container.
 
-Attributes: `exportReferencesGraph.closure`, the closure; `leftOut`, paths of it that are not in
-the image; `nixStore`, `tar`, programs; `storeDir`; `mtime`, in seconds; `owner`, `group`, NAME:ID
-each. Writes an uncompressed archive with `nix/var/nix` as `out`. Its garbage collector roots keep
-all that is in the image, or `nix-collect-garbage` in a container would delete Nix itself.
+Attributes: `exportReferencesGraph.closure`, the closure; `leftOut`, paths of it that are not in the
+image; `nixStore`, `tar`, programs; `storeDir`; `mtime`, in seconds; `owner`, `group`, NAME:ID each.
+Writes an uncompressed archive with `nix/var/nix` as `out`. Its garbage collector roots protect all
+that is in the image; otherwise `nix-collect-garbage` in a container would delete Nix itself.
 
-`base`, the folder that read_base_image.py wrote, and `baseDescription`, or null: what the base's
-own database says of its store paths is taken over.
+`base`, the folder that read_base_image.py wrote, and `baseDescription`, or null: the entries of the
+base's own database are copied.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def registration(entries: list[dict], left_out: list[str]) -> str:
 
 
 def find_roots(entries: list[dict], left_out: list[str]) -> list[str]:
-    """Return the store paths that no other one refers to: with their closures they are all."""
+    """Return the store paths that no other one refers to: their closures cover all paths."""
     kept = [entry for entry in entries if entry["path"] not in left_out]
     needed = {path for e in kept for path in e["references"] if path != e["path"]}
     return [entry["path"] for entry in kept if entry["path"] not in needed]
@@ -48,7 +48,7 @@ def find_roots(entries: list[dict], left_out: list[str]) -> list[str]:
 def read_database(file: str) -> list[dict]:
     """Return the entries of a Nix database, as exportReferencesGraph has them.
 
-    Ends the build with one line when it is none, or not a right one.
+    Ends the build with one line if it is not a valid Nix database.
     """
     shutil.copyfile(file, "base.sqlite")  # SQLite writes beside the file that it reads
     try:
@@ -71,7 +71,8 @@ def read_database(file: str) -> list[dict]:
 def find_base_entries(attributes: dict, closure: list[dict]) -> list[dict]:
     """Return the entries of the store paths that only the base image has.
 
-    Ends the build with one line when nobody knows them: they would be garbage in a container.
+    Ends the build with one line if they are not in the base's database: they would be garbage in a
+    container.
     """
     there = {entry["path"] for entry in closure}
     layers = read_json(attributes["baseDescription"])

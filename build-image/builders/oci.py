@@ -18,7 +18,7 @@ DOCKER_TYPES = {
     LAYER_TYPE + "+gzip": "application/vnd.docker.image.rootfs.diff.tar.gzip",
 }
 
-# Begins the name of a file in a layer that removes another one of the layers below.
+# Prefix of the name of a file that removes one of a lower layer.
 WHITEOUT = ".wh."
 
 
@@ -28,5 +28,5 @@ def digest_of(data: bytes) -> str:
 
 
 def blob_path(layout: str, digest: str) -> str:
-    """Return where an OCI image layout keeps the blob of that digest."""
+    """Return the path in an OCI image layout of the blob with that digest."""
     return os.path.join(layout, "blobs", *digest.split(":", 1))

@@ -1,10 +1,9 @@
-"""Pack store paths, or an archive that is there already, into one layer of an image.
+"""Pack store paths, or an existing archive, into one layer of an image.
 
-GNU tar writes the archive; it is read once, by the digest of the uncompressed layer and by the
-compressor, whose output is read once by the digest of the layer as it is stored. No copy of the
-store paths is made and no byte is read from the disk twice. The compressor gets a part at a time,
-so that all cores have one, and the parts are as large whatever the machine: the result depends on
-nothing but the attributes, neither on the number of cores nor on the user who builds.
+GNU tar writes the archive. It is read once, to be hashed and compressed; the compressor's output is
+read once, to be hashed. The store paths are not copied, and no byte is read from the disk twice.
+The compressor runs on one part per core. The size of the parts is fixed, so the result depends only
+on the attributes, not on the number of cores or the user who builds.
 
 Attributes: `contents`, store paths, or `archive`, an uncompressed tar file (the image's root); and
 how every layer of the image is packed: `tar`, a program; `compressor` ("gz", "zstd" or "none") and
@@ -15,8 +14,9 @@ one description:
     {"digest", "diffId", "size", "mediaType", "md5", "storePaths", "file"}
 
 digest and diffId are those of the OCI image specification: "sha256:" and the hash of the layer as
-stored and of the uncompressed archive. `file` is where the blob is in the output, here "": a build
-does not always know the output's own path, since Nix may build beside one that is there.
+stored and of the uncompressed archive. `file` is the blob's path within the output, here "": a
+build does not always know the output's final path, since Nix may build a path again beside the
+valid one.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from oci import LAYER_TYPE, WHITEOUT
 from processes import cores, expect_success, start
 
 # compressor: (ending of the media type, arguments, bytes of a part)
-# Of 447 MB of programs `libdeflate-gzip -6` makes 149.8 MB in 4.8 s of one core, zlib (pigz, gzip)
-# 152.2 MB in 16 s. Parts of 2 MiB add .09 % to what it makes of the whole, parts of 8 MiB .2 % to
-# what zstd makes (4 MiB: .9 %). -T1 lets no setting of the machine decide.
+# `libdeflate-gzip -6` compresses 447 MB of programs to 149.8 MB in 4.8 s on one core, zlib (pigz,
+# gzip) to 152.2 MB in 16 s. Compressing in parts of 2 MiB adds 0.09 % to gzip's output, parts of
+# 8 MiB 0.2 % to zstd's (4 MiB: 0.9 %). With -T1, no setting of the machine plays a part.
 _COMPRESSORS = {
     "none": ("", None, 0),
     "gz": ("+gzip", ["-6", "-c"], 2 << 20),
     "zstd": ("+zstd", ["-6", "--quiet", "--stdout", "-T1"], 8 << 20),
 }
 
-# More would wait: tar and a digest come to 800 MB/s, a compressor to 90 (zstd: 60). Each has its
-# part in memory, and what it makes of it.
+# More would wait: tar and hashing reach 800 MB/s, a compressor 90 (zstd: 60). Each has its part and
+# its output in memory.
 MOST_COMPRESSORS = 12
 
 
 def pack_layer(packing: dict, layer: dict, blob: str, compressors: int) -> dict:
     """Write a layer to the new file `blob`; return its description.
 
-    `packing` are the attributes that say how; `layer` has `contents` or `archive`, as above;
-    `compressors` says how many may run at once. Ends the build with one line when tar or the
+    `packing` is the attributes that say how; `layer` has `contents` or `archive`, as above;
+    `compressors` says how many may run at once. Ends the build with one line if tar or the
     compressor fails.
     """
     ending, arguments, part_size = _COMPRESSORS[packing["compressor"]]
@@ -97,13 +97,13 @@ def _parts(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
 
 
 def _compress(command: list[str], limit: int, parts: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield what the compressor makes of each part, in their order.
+    """Yield the compressed parts, in order.
 
-    One after the other that is a compressed file again: gzip's has one member or more (RFC 1952,
-    2.2), zstd's frames (RFC 8878, 3.1). At most `limit` compressors run at once. There is at least
-    one part.
+    Concatenated, they are one compressed file: gzip's has one or more members (RFC 1952, 2.2),
+    zstd's one or more frames (RFC 8878, 3.1). At most `limit` compressors run at once. There is at
+    least one part.
     """
-    running: deque[tuple[int, int]] = deque()  # process, and the file that it writes
+    running: deque[tuple[int, int]] = deque()  # process, and its output file
 
     def begin(part: bytes) -> None:
         source, target = os.memfd_create("part"), os.memfd_create("compressed part")
@@ -128,7 +128,7 @@ def _compress(command: list[str], limit: int, parts: Iterator[bytes]) -> Iterato
 
 
 def refuse_whiteouts(store_paths: list[str]) -> None:
-    """End the build with one line if a file has a name that removes another one from an image."""
+    """End the build with one line if a file's name would remove another file from the image."""
     for store_path in store_paths:
         for folder, folders, files in os.walk(store_path):
             for name in folders + files:
@@ -168,7 +168,7 @@ def _archive(packing: dict, store_paths: list[str]) -> Iterator[bytes]:
         yield chunk
     if may_have_whiteouts:
         refuse_whiteouts(store_paths)
-    # Status 1: a file's inode changed meanwhile. Nix does that to files that it finds to be equal
+    # Status 1: a file's inode changed meanwhile. Nix does that to files with equal contents
     # (`auto-optimise-store`): it adds a link, and their bytes stay.
     expect_success(tar, command, (0, 1))
 

@@ -1,11 +1,11 @@
 """Pack all layers of an image in one derivation, without import from derivation.
 
-For places that forbid it (Hydra, nixpkgs, `--option allow-import-from-derivation false`). The
-layers are the same to the byte; only they are not shared between images in the Nix store.
+For environments that forbid it (Hydra, nixpkgs, `--option allow-import-from-derivation false`). The
+layers have the same bytes, but are not shared between images in the Nix store.
 
-Attributes: `groupedLayers`, the plan as plan_layers.py writes it; those of pack_layer.py that say
-how. Writes the blobs into the folder `out`, named by their order, and the list of their
-descriptions as output `description`.
+Attributes: `groupedLayers`, the plan as plan_layers.py writes it, and those of pack_layer.py that
+say how to pack. Writes the blobs into the folder `out`, named by their position, and the list of
+their descriptions as output `description`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def main() -> None:
     outputs, plan = attributes["outputs"], read_json(attributes["groupedLayers"])
     files = [f"{number:03}" for number in range(len(plan))]
     os.mkdir(outputs["out"])
-    # Threads share Python's lock: more than a few do not read faster. One compressor more for each
-    # than its share of the cores goes on while the thread reads.
+    # Threads share Python's lock: more than a few do not read faster. Each gets one compressor more
+    # than its share of the cores, which runs while the thread reads.
     threads = min(cores(), 8)
     compressors = cores() // threads + 1
     with ThreadPoolExecutor(threads) as pool:

@@ -1,8 +1,7 @@
 """Package a Python program: a command, and a module for builders that call its functions.
 
-The module is compiled here: for group_layers.py that takes longer than a plan of 50 store paths
-does. Whether the bytecode belongs to the source is the store's affair, so Python is told not to
-look.
+The module is compiled here: for group_layers.py, compiling takes longer than planning 50 store
+paths. Files in the store do not change, so Python is told not to compare bytecode and source.
 
 Attributes: `program`, the file; `command`, its name as a command; `module`, its name as a module;
 `python`, the program that runs it. Writes `bin` and `lib` below the folder `out`.

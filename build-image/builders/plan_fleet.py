@@ -1,11 +1,11 @@
 """Decide what is in the layers of images that are built together, by group_layers.group_fleet.
 
-Attributes: `images`, by name, with what plan_layers.py needs to know of each; its roots are in
-`exportReferencesGraph` under the name with `image-` in front. `known`, plans of layers that exist,
-or null; `groupLayers`, the folder that has the module group_layers. Writes
+Attributes: `images`, by name, each with the attributes of plan_layers.py; its roots are in
+`exportReferencesGraph` as `image-NAME`. `known`, plans of existing layers, or null; `groupLayers`,
+the folder that has the module group_layers. Writes
 
     out          {name: [{"contents": [store path, ...]}, ...]}: the layers of each image for the
-                 store paths that the caller has not grouped, as plan_layers.py takes them for known
+                 store paths that the caller has not grouped, as `known` of plan_layers.py
     explain      which layers several images share, for people
     explanation  all different layers, in the form of group_layers.explain
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def explain_fleet(fleet: dict[str, list[Layer]], sizes: dict[str, int]) -> dict:
-    """Return all different layers, those that most images have first, and their bytes."""
+    """Return all different layers, those that most images share first, and their sizes."""
     images: dict[tuple, list[str]] = {}
     layers = {}
     for name, plan in fleet.items():

@@ -1,21 +1,21 @@
 """Decide what is in each layer of an image, by group_layers.py on the closure that Nix exported.
 
-The graph that Nix exports is group_layers.py's input as it is, but for three things. The archives
-of the image's root and of its Nix database are in it, since what they refer to must be in the
-image, but have layers of their own; the file with the references of the configuration goes into no
-layer. Store paths that the base image has are not packed again. And paths that the caller has
-grouped leave the layers that were decided on.
+The graph that Nix exports is the input of group_layers.py, with three changes. It contains the
+archives of the image's root and of its Nix database, since what they refer to must be in the image,
+but these have layers of their own, and the file with the references of the configuration goes into
+no layer. Store paths of the base image are not packed again. And paths that the caller has grouped
+are removed from the planned layers.
 
-Attributes: `exportReferencesGraph.graph`, the roots; `archives` and `references`, those of them
-that are archives, and files that go into no layer; `groups`, lists of store paths, each of which is
-a layer; `includeStorePaths`, whether there are layers with store paths at all; `maxLayers`, for all
-layers of the image; `base`, the description of a base image's layers, or null; `popularity`, a
-table, or null; `known`, plans of layers that exist, or null; `groupLayers`, the folder that has the
-module group_layers. Writes
+Attributes: `exportReferencesGraph.graph`, the roots; `archives` and `references`, those of the
+roots that are archives, and those that go into no layer; `groups`, lists of store paths, each of
+which is a layer; `includeStorePaths`, whether there are layers with store paths at all;
+`maxLayers`, for all layers of the image; `base`, the description of a base image's layers, or null;
+`popularity`, a table, or null; `known`, plans of existing layers, or null; `groupLayers`, the
+folder that has the module group_layers. Writes
 
     out          [{"contents": [store path, ...]}, ..., {"contents": [], "archive": file}, ...]:
-                 all layers of the image in their order, but for those of the base
-    explain      why each layer is one, for people
+                 all layers of the image in order, except those of the base
+    explain      the reason for each layer, for people
     explanation  the same as JSON, as group_layers.explain has it; the base's layers are in it, too
 """
 
@@ -57,10 +57,10 @@ def select(attributes: dict, present: set[str]) -> dict:
 
 
 def assign_groups(groups: list[list[str]], entries: list[dict]) -> list[list[str]]:
-    """Return what is in the layer of each of `groups`, without those that are empty.
+    """Return the contents of a layer for each of `groups`, without empty ones.
 
-    Of a path that is in two groups the first keeps it; a path that is not among `entries` is not
-    to be packed.
+    If a path is in two groups, the first one keeps it. Paths that are not among `entries` are not
+    packed.
     """
     remaining = {entry["path"] for entry in entries}
     layers = []
@@ -71,7 +71,7 @@ def assign_groups(groups: list[list[str]], entries: list[dict]) -> list[list[str
 
 
 def replace_contents(layers: list[Layer], groups: list[list[str]], entries: list[dict]) -> list:
-    """Return the layers without the paths in `groups`, and after them a layer for each group."""
+    """Return the layers without the paths in `groups`, followed by a layer for each group."""
     from group_layers import Layer
 
     sizes = {entry["path"]: entry["narSize"] for entry in entries}
@@ -90,9 +90,9 @@ def replace_contents(layers: list[Layer], groups: list[list[str]], entries: list
 
 
 def prepare(attributes: dict, base_layers: list[dict]) -> tuple[dict, list[list[str]], int]:
-    """Return the graph to group, the groups that have layers already, and the budget for the rest.
+    """Return the graph to group, the caller's groups, and the budget for the rest.
 
-    Ends the build with one line when there are too few layers.
+    Ends the build with one line if there are too few layers.
     """
     present = {path for layer in base_layers for path in layer["storePaths"]}
     graph = select(attributes, present)
@@ -114,7 +114,7 @@ def prepare(attributes: dict, base_layers: list[dict]) -> tuple[dict, list[list[
 
 
 def load(attributes: dict, argument: str, parse: Callable[[str], T], default: T) -> T:
-    """Return what `parse` makes of the file that is an attribute, or the default if it is null."""
+    """Return the parsed file that an attribute names, or the default if the attribute is null."""
     from group_layers import GraphError
 
     name = attributes[argument]
@@ -166,7 +166,7 @@ def explain_image(attributes: dict, base_layers: list[dict], grouped: dict) -> d
 
 def main() -> None:
     attributes = read_attributes()
-    # Where Python looks first: the program's folder has the byte-compiled module.
+    # First in Python's search path: the program's folder has the byte-compiled module.
     sys.path.insert(0, attributes["groupLayers"])
     from group_layers import format_explanation
 

@@ -1,4 +1,4 @@
-"""Read a base image: once, and nothing of it is believed that was not checked.
+"""Read and check a base image. Nothing in it is used unchecked.
 
 A base image is an OCI image layout, whose blobs are used where they are, or an archive (of `docker
 save`, or of a layout, compressed or not), which skopeo unpacks.
@@ -13,8 +13,8 @@ Attributes: `fromImage`, a folder or a file; `exportReferencesGraph.closure`, it
     image        {"config", "history", "layerCount", "digest"}: configuration of the container,
                  history with an entry for each layer, number of layers, digest of the manifest
 
-`storePaths` of a layer are those that are in it as a whole: which no other layer touches. What an
-image says of itself, such as its history, plays no part in that.
+`storePaths` of a layer are those that are in it as a whole, and that no other layer touches. They
+are found in the archives alone, not in what the image says about itself, such as its history.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ OPAQUE = ".wh..wh..opq"  # a whiteout of all that the layers below have in its f
 
 
 class ImageError(ValueError):
-    """What should be an image is not one."""
+    """The file or folder is not a valid image."""
 
 
 def field(value: object, name: str, kind: type, default: object = None) -> object:
-    """Return `value[name]`, of that kind; `default`, if there is one, where it is null or missing.
+    """Return `value[name]`, which must be of that kind, or `default` if it is null or missing.
 
     Raises ImageError.
     """
@@ -74,7 +74,7 @@ class Layout:
         self.folder, self.closure = folder, closure
 
     def find_blob(self, descriptor: object) -> str:
-        """Return the file of a blob, which has the bytes that its descriptor says."""
+        """Return the file of a blob, whose bytes have been compared with its descriptor."""
         digest, size = field(descriptor, "digest", str), field(descriptor, "size", int)
         if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
             raise ImageError(f"{digest} is no digest")
@@ -101,7 +101,7 @@ class Layout:
             raise ImageError("it has no index.json")
         with open(index, "rb") as file:
             candidates = list(field(json.load(file), "manifests", list))
-        seen: set[str] = set()  # an index can name another one any number of times
+        seen: set[str] = set()  # an index can name the same one any number of times
         for descriptor in candidates:
             platform = field(descriptor, "platform", dict, {})
             given = [field(platform, "os", str, "linux")]
@@ -117,7 +117,7 @@ class Layout:
 
 
 def check_config(config: object, architecture: str, layer_count: int) -> list[str]:
-    """Check an image's configuration as far as it is used; return the diff ids of the layers."""
+    """Check the parts of an image's configuration that are used; return the layers' diff ids."""
     system = field(config, "os", str, "linux")
     if system != "linux":
         raise ImageError(f"it is for {system}, and this is for linux")
@@ -137,7 +137,7 @@ def check_config(config: object, architecture: str, layer_count: int) -> list[st
 
 
 def complete_history(history: list[dict], layer_count: int) -> list[dict]:
-    """Return a history that has an entry for each layer: others make ours name wrong layers."""
+    """Return a history with an entry for each layer, or later entries would not match."""
     described = sum(not entry.get("empty_layer", False) for entry in history)
     if described > layer_count:
         history, described = [], 0
@@ -160,7 +160,7 @@ def decompress(blob: str, program: str | None) -> Iterator[bytes]:
 
 
 class Archive:
-    """What tarfile reads a layer's archive from; it knows the digest of what was read."""
+    """A file object from which tarfile reads a layer's archive; it hashes what is read."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self.chunks, self.rest, self.sha256 = chunks, b"", hashlib.sha256()
@@ -261,14 +261,14 @@ def unpack_archive(archive: str, attributes: dict, layout: str) -> None:
     with open(archive, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     if compressed:
-        # skopeo 1.9 reads docker archives wrongly that gzip has compressed.
+        # skopeo 1.9 misreads docker archives that are compressed with gzip.
         with open("archive.tar", "wb") as plain:
             command = [attributes["gzip"], "--decompress", "--stdout", archive]
             subprocess.run(command, stdout=plain, check=True)
         archive = "archive.tar"
     with tarfile.open(archive) as members:
         names = {os.path.normpath(name) for name in members.getnames()}
-    # docker's newer archives are layouts besides, whose layers keep their bytes.
+    # docker's newer archives are also layouts, whose layers keep their bytes.
     kind = "oci-archive" if "oci-layout" in names else "docker-archive"
     # skopeo wants a place for temporary files that a build's sandbox does not have.
     environment = dict(os.environ, TMPDIR=os.getcwd(), HOME=os.getcwd())

@@ -1,4 +1,4 @@
-"""Links in store paths, followed so that nothing else on the machine plays a part."""
+"""Follow links in store paths without depending on anything else on the machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ MOST_LINKS = 40
 def resolve(path: str, store_paths: set[str]) -> str | None:
     """Return the file that `path` leads to through links, or None if they leave `store_paths`.
 
-    A package can have a link to /etc, or to a store path that it does not refer to. What is there
-    depends on the machine, and on whether builds have a sandbox: for builders, nothing is there.
-    None, too, if there is no such file, or links lead in a circle. `path` is absolute; all of
+    A package can have a link to /etc, or to a store path that it does not refer to. Whether that
+    exists depends on the machine and on the sandbox, so builders treat it as missing. Returns None,
+    too, if there is no such file, or if links form a cycle. `path` is absolute; all of
     `store_paths` are in one folder.
     """
     store = os.path.dirname(next(iter(store_paths), "/"))
@@ -26,7 +26,7 @@ def resolve(path: str, store_paths: set[str]) -> str | None:
             continue
         resolved += "/" + part
         if store == resolved or store.startswith(resolved + "/"):
-            continue  # the folders above store paths are no links for this purpose
+            continue  # links above the store paths are not followed
         above, _, inside = resolved.partition(store + "/")
         if above or store + "/" + inside.partition("/")[0] not in store_paths:
             return None

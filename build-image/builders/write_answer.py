@@ -21,9 +21,9 @@ from oci import DOCKER_TYPES, digest_of
 
 
 def with_docker_types(manifest: dict) -> dict:
-    """Return a manifest with Docker's media types for OCI's; ends the build where there is none.
+    """Return a manifest with Docker's media types; ends the build if there is none for a layer.
 
-    Annotations, which Docker's manifest does not have, are left out.
+    Annotations are left out, since Docker's manifest has none.
     """
 
     def translate(described: dict) -> dict:
@@ -44,7 +44,7 @@ def with_docker_types(manifest: dict) -> dict:
 
 
 def describe_blob(path: str) -> dict:
-    """Return what layers.json would say of a file if it were a layer's blob."""
+    """Return a description of a file in the form of layers.json."""
     with open(path, "rb") as file:
         content = file.read()
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -1,11 +1,11 @@
-"""The package sets to measure layerings on: who refers to whom, and how many bytes each path has.
+"""Package sets for measuring layers: the references and the size of each path.
 
-A corpus comes from a file, from Debian's mirrors, or from a Nix store. Debian has the lists of
-packages of each release as it was published, of its updates, and of the next release: dependencies,
-sizes and what differs between two of them are real. Their store paths are made up so that they
-behave like Nix's: the hash covers the package and the paths that it refers to, and an update of a
-library therefore renames all that need it. It does not cover tools that a package was only built
-with, whose updates rename more in a Nix package set.
+A corpus comes from a file, from Debian's mirrors, or from a Nix store. Debian has lists of
+packages of each release as published, of its updates, and of the next release: dependencies, sizes
+and the differences between two of them are real. The store paths are made up so that they
+behave like Nix's: the hash covers the package and the paths that it refers to, so an update of a
+library renames everything that needs it. The hash does not cover build tools, whose
+updates rename more paths in a Nix package set.
 """
 
 from __future__ import annotations

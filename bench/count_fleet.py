@@ -3,8 +3,8 @@
 
     count_fleet.py PACKAGE_SET
 
-builds them with a package set (a folder that is loaded like nixpkgs), pushes them to a registry,
-has one host pull them, and the same of the next revision; then again with each image planned
+builds them with a package set (a folder that is loaded like nixpkgs), pushes them to a registry and
+pulls them on one host, and does the same with the next revision; then again with each image planned
 alone, and with the layers of dockerTools' auto-layer. Prints a Markdown table of the bytes that the
 host pulled. Needs nix-build, nix-instantiate, skopeo and docker-registry.
 """
@@ -34,7 +34,7 @@ def run(*command: object) -> str:
 
 
 def build(packages: Path, revision: int, change: str) -> dict[str, Path]:
-    """Build an attribute or a change of each image, as Nix text; return the results by name."""
+    """Build an attribute or an override (Nix text) of each image; return the results by name."""
     fleet = f'import {ROOT}/examples/fleet.nix {{ inherit pkgs; revision = "{revision}"; }}'
     names = " ".join(f'"{name}"' for name in NAMES)
     text = f"let pkgs = import {packages} {{ }}; fleet = {fleet}; in"
@@ -77,7 +77,7 @@ def build_by_auto_layer(packages: Path, revision: int) -> dict[str, Path]:
 
 
 def pull(images: dict[str, Path], host: Path, folder: Path) -> int:
-    """Push images to a registry and pull them to a host; return the bytes that it has more."""
+    """Push images to a registry and pull them to a host; return how many bytes it pulled."""
 
     def size() -> int:
         return sum(file.stat().st_size for file in host.glob("blobs/sha256/*"))

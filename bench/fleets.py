@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Measure what it is worth to plan images together, and for whom.
+"""Measure what planning images together is worth, and when.
 
     fleets.py --corpus old.json.gz new.json.gz --debian --write fleets.md
 
-The figures and the images are those of reuse.py, whose options these are. Each fleet is planned
-with every image alone, as strategy `reuse` does; together; in two halves and in groups of ten, each
-of which is planned together without regard to the others; and four fifths together, the others one
-after the other with the lock of what there is. Then come the figures of planning together with half
-and twice each constant.
+The figures, images and options are those of reuse.py. Each fleet is planned in five ways: every
+image alone, with strategy `reuse`; all together; in two halves; in groups of ten; and four fifths
+together, then the others one by one with the lock of those before. The last figures are those of
+planning together with half and twice each constant.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def plan_together(
 
 
 def in_groups(count: int) -> Way:
-    """Return a way to plan: so many images at a time."""
+    """Return a way to plan that takes so many images at a time."""
 
     def plan(images: Sequence[Image], budget: int) -> list[list[list[str]]]:
         starts = range(0, len(images), count)
@@ -71,7 +70,7 @@ def with_constant(plan: Way, name: str, factor: float) -> Way:
 def measure(
     plan: Way, corpora: Sequence[Corpus], seeds: Sequence[str], images: int, budget: int
 ) -> Figures:
-    """Return the figures of a way to plan, of single images none."""
+    """Return the figures of a way to plan; those of single images are missing."""
 
     def planned(corpus: Corpus, names: Sequence[list[str]]) -> tuple[list[Plan], list[dict]]:
         fleet = [Image(corpus, sorted({p for n in it for p in corpus.roots[n]})) for it in names]

@@ -5,8 +5,8 @@
 
 The same arguments give the same bytes on every machine. `closure` and its variants look like the
 closures of big images: a few libraries that nearly everything needs, many leaves that one package
-needs, some ten references a path, sizes from a hundred bytes to sixteen megabytes. The others are
-shapes that are hard for dominator algorithms, depth-first search, or sorting.
+needs, about ten references per path, sizes from a hundred bytes to sixteen megabytes. The others
+are shapes that are hard for dominator algorithms, depth-first search, or sorting.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["SHAPES", "Shape", "entries", "write_graph"]
 
 
 class Shape(NamedTuple):
-    """A graph before it has names. Path 0 is the first to exist: others come to refer to it."""
+    """A graph without names. Path 0 is the first one; later ones refer to it."""
 
     references: list[list[int]]
     roots: list[int]
@@ -33,7 +33,7 @@ class Shape(NamedTuple):
 
 
 def closure(count: int, order: str = "sorted", cycles: bool = False) -> Shape:
-    """Ecosystems of 400 paths on a common core: most references stay within, some go astray."""
+    """Ecosystems of 400 paths on a common core: most references stay within one, some do not."""
     draw = random.Random(f"closure {count}").random
     references: list[list[int]] = []
     for path in range(count):
@@ -195,7 +195,7 @@ def entries(name: str, count: int) -> tuple[list[str], Iterator[dict]]:
 
 
 def write_graph(file: TextIO, name: str, count: int) -> None:
-    """Write the graph entry by entry: a million paths are more than should be held in memory."""
+    """Write the graph entry by entry: a million paths should not be held in memory."""
     roots, rows = entries(name, count)
     file.write(f'{{"exportReferencesGraph": {json.dumps({"graph": roots})},\n"graph": [\n')
     for position, row in enumerate(rows):

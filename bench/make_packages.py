@@ -1,4 +1,4 @@
-"""Make packages of given sizes from the files of others: the builder of images.nix.
+"""Make packages of given sizes from the files of others. This is the builder of images.nix.
 
 Attributes: `sizes`, bytes, one for each of the `outputs`; `sources`, the packages to take bytes
 from; `revision`, a text that is in all of them.

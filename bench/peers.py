@@ -1,8 +1,8 @@
-"""The ways to group store paths into layers that are compared: ours and those of others.
+"""The compared strategies for grouping store paths into layers: ours and those of others.
 
 Each strategy takes an image, a layer budget and a popularity table, and returns the layers as lists
-of store paths. The peers are written from their published descriptions, and give the groups that
-those describe; ties are broken by store path, so that the figures can be made again.
+of store paths. The peers are implemented from their published descriptions; ties are broken by
+store path, so that the figures are reproducible.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class Image:
 
 
 def one_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
-    """All in one layer: what an image is without layering."""
+    """All paths in one layer: an image without layering."""
     return [list(image.sizes)]
 
 
 def popularity_contest(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
-    """The most popular paths have a layer each, the rest has the last one.
+    """The most popular paths get a layer each, the rest share the last one.
 
     dockerTools until 2025, and nix2container. A path is as popular as there are ways to it along
     references, from any path of the image.
@@ -93,7 +93,7 @@ def popularity_contest(image: Image, budget: int, popularity: Mapping[str, int])
 
 
 def largest_paths(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
-    """The paths with the most bytes have a layer each, the rest has the last one."""
+    """The largest paths get a layer each, the rest share the last one."""
     return _first_alone(sorted(image.sizes, key=lambda path: (-image.sizes[path], path)), budget)
 
 
@@ -155,7 +155,7 @@ def _ours(
 
 @lru_cache(maxsize=1)
 def graph_of(image: Image) -> group_layers.Graph:
-    """Hand an image over as Nix would, in JSON; the last one is kept for the next budget."""
+    """Return an image as Nix would export it; the last one is kept for the next budget."""
     for path in image.sizes.keys() - image.closure_sizes.keys():
         image.closure_sizes[path] = sum(image.sizes[needed] for needed in image.closure(path))
     entries = [
@@ -172,7 +172,7 @@ def graph_of(image: Image) -> group_layers.Graph:
 
 
 class Strategy(NamedTuple):
-    """A way to group, under the name that the report has for it."""
+    """A strategy, under its name in the report."""
 
     name: str
     group: Callable[[Image, int, Mapping[str, int]], list[list[str]]]

@@ -1,8 +1,8 @@
 """Draw line charts as SVG, with nothing but the standard library.
 
-One panel beside the other, a logarithmic vertical axis, a linear or logarithmic horizontal one,
-each line named at its end. The file stands by itself, and its ink is readable on light and on dark
-paper.
+Panels are side by side, with a logarithmic vertical axis and a linear or logarithmic horizontal
+one; each line is labeled at its end. The file is self-contained, and readable on light and dark
+backgrounds.
 """
 
 from __future__ import annotations

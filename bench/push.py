@@ -5,18 +5,18 @@
 
 An application on top of git, python3 and nginx of the small package set (images.nix, "application")
 is changed, built and pushed with `copy-to` to a docker-registry on the loopback interface that has
-the former revision. Machines are folders with a Nix store of their own, which programs see in place
-of /nix, and with a cache of skopeo's that is kept or emptied. Needs root, Nix, docker-registry and
+the previous revision. Machines are folders with a Nix store of their own, which programs see in
+place of /nix, and with a skopeo cache that is kept or emptied. Needs root, Nix, docker-registry and
 skopeo, and 3 GB in the folder for temporary files.
 
-The first table is of a machine that has everything but the change, whose packages are built before
-the time is taken. The second is of machines whose store has nothing, or nothing but the sources of
-the packages, with a binary cache that has the former revision, or this one. Bytes pulled are those
+The first table is for a machine that has everything but the change; the changed packages are built
+before the clock starts. The second is for machines whose store is empty, or has only the sources of
+the packages, with a binary cache that has the previous revision or this one. Bytes pulled are those
 of the cache's files; bytes uploaded are counted between skopeo and the registry, requests included.
-Times begin before evaluation.
+Times include evaluation.
 
-With `--nixpkgs`, a checkout of nixpkgs, its dockerTools.streamLayeredImage is measured beside. What
-it streams is pushed by skopeo from a file: not every skopeo reads archives from a pipe.
+With `--nixpkgs`, a checkout of nixpkgs, its dockerTools.streamLayeredImage is measured, too. skopeo
+pushes its output from a file, since not every skopeo reads archives from a pipe.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ MANIFEST_TYPES = (
 
 
 def say(message: str) -> None:
-    """Tell what is being done; the report goes to a file."""
+    """Print what is being done; the report goes to a file."""
     print(f"push: {message}", file=sys.stderr, flush=True)
 
 

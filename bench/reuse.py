@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Measure how many bytes move, for each known way to group store paths into layers.
+"""Measure how many bytes are transferred with each strategy for grouping store paths into layers.
 
     reuse.py --debian                                  suites of Debian, from its mirrors
     reuse.py --nix-store                               what is in this machine's Nix store
     reuse.py --corpus old.json.gz new.json.gz          package sets from files, here with an update
     reuse.py --debian --corpus ... --constants --write results.md      all tables, into a file
 
-Hosts and registries keep layers by digest: a layer is reused exactly when its set of store paths is
-the same. From that, the figures follow without packing anything. For all but share, 1.0 is one path
-per layer, which moves no byte twice but needs more layers than a host takes, and lower is better:
+Hosts and registries keep layers by digest: a layer is reused exactly if its set of store paths is
+the same. So the figures can be computed without packing anything. For all but share, lower is
+better, and 1.0 is one path per layer, which transfers no byte twice but needs more layers than
+hosts allow:
 
 fleet          bytes of all different layers / bytes of all different paths, over a fleet of images:
                what one host pulls that runs them all, what a registry stores

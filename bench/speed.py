@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
-"""Measure how long grouping takes, and building images around it; write the report and charts.
+"""Measure how long grouping and building images take; write the report and charts.
 
     speed.py [--repeats N] [--report FOLDER] [GRAPH ...]
 
-Without `--report`, nothing is written and the report is printed. Programs that are compared run in
-turn, `--repeats` times; a ratio is the median of those between neighbors, followed by the lowest
+Without `--report`, nothing is written and the report is printed. Programs that are compared run
+alternately, `--repeats` times; a ratio is the median over neighboring runs, followed by the lowest
 and the highest. Times are those of whole processes with all their children.
 
 The first part times group_layers.py on graphs of many sizes and shapes (graphs.py), and on graphs
 that Nix has exported if any are named, beside a program that does nothing but `json.load` the file.
 
 The second part builds images of the small package set with Nix, beside `tar | pigz` of the same
-store paths. Everything that is built for it is deleted again, but the packages. Without Nix, this
-part is left out.
+store paths. Everything but the packages is deleted afterwards. Without Nix, this part is left out.
 """
 
 from __future__ import annotations

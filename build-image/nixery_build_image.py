@@ -13,8 +13,8 @@ an error), `--store`, `--builders`, `--option`. What the caller gets:
                        traces, notes and advice in an order that differs by version
     exit status        0 with an answer; otherwise nix-build's, or 128 and the signal that ended it
 
-Needs only the store: no channels, NIX_PATH, HOME or writable folder. When this program gets a signal
-or is killed, its builds end. docs/registry.md has the whole contract.
+Needs only the store: no channels, NIX_PATH, HOME or writable folder. When this program gets a
+signal or is killed, its builds end. docs/registry.md has the whole contract.
 """
 
 # Run as `nixery_build_image.py NIX_BUILD SOURCES [ARGUMENT ...]`, see default.nix.

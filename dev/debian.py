@@ -1,7 +1,7 @@
 """Download packages of any Debian release on any Debian machine, without changing the machine.
 
 `Apt` is apt-get with sources, lists, downloads and installed packages of its own, in one folder. Of
-the machine's own settings it uses those that say how to reach a mirror: address, proxies, keys. No
+the machine's settings, it uses those for reaching a mirror: address, proxies, keys. No
 root is needed.
 
     apt = Apt(folder, ["bookworm"])

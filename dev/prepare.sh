@@ -14,7 +14,7 @@ print_help() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "dev/${0##*/}"
 }
 
-# Run a shell command as root, having said it, or say who can.
+# Announce a shell command and run it as root, or say who can run it.
 run_as_root() {
   local request="ask the administrator of this machine to run: $1"
   ((UID == 0)) || type -P sudo >/dev/null || fail "$request"

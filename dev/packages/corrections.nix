@@ -1,11 +1,11 @@
-# What a program needs beside its packages' own files, by name of the index:
+# What a program needs in addition to its packages' files, by name of the index:
 #   links    { "bin/awk" = "gawk"; }: symbolic links to make
 #   replace  { "bin/script" = { "old" = "new"; }; }: text to replace
 #   wrap     { "bin/git" = "export ..."; }: shell lines to run first; @out@ is the package itself
 #   strings  { "/bin/sh" = "sh"; }: whole strings to replace in programs, by ones no longer
-#   needs    libraries that every program of it loads at its start
-#   deps     what it refers to beside what Debian says
-#   patch    false for what patchelf must not touch
+#   needs    libraries that each of its programs loads at startup
+#   deps     what it refers to in addition to Debian's dependencies
+#   patch    false if patchelf must not change it
 #   bundle   true: put the certificates into one file
 #   remove   folders to leave out
 {

@@ -1,5 +1,5 @@
 # The small package set: about seventy programs made from Debian packages, under nixpkgs' names, for
-# where nixpkgs can't be had. `fetch` puts this file into a folder together with the .deb files,
+# machines that cannot reach nixpkgs. `fetch` puts this file into a folder together with the .deb files,
 # their index and the seed that unpacks them.
 #
 # Each name of the index is a store path of its own: a program of programs.txt, or a library's

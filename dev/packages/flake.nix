@@ -1,5 +1,5 @@
-# The small set in the shape of nixpkgs' flake, so that it can stand in for that: --override-input
-# nixpkgs path:<here>.
+# The small set in the form of nixpkgs' flake, as a replacement for it: --override-input nixpkgs
+# path:<here>.
 {
   description = "A small set of packages made from Debian's";
 

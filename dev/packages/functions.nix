@@ -1,5 +1,5 @@
-# What nixpkgs calls trivial builders, and as much of a stdenv as says which machine builds and which
-# one packages are for: under the same names, with the same arguments and meaning.
+# nixpkgs' trivial builders, and the part of stdenv that says which machine builds and which one
+# packages are for: with the same names, arguments and meaning.
 {
   lib,
   # The packages whose programs run in a build: always those of the building machine

@@ -1,4 +1,4 @@
-# As many functions of nixpkgs' `lib` as this set and the expressions that use it call, under the same
+# The functions of nixpkgs' `lib` that this set and the expressions that use it call, under the same
 # names.
 let
   inherit (builtins)

@@ -2,29 +2,30 @@
 """Group the store paths of a container image into layers that other images have too.
 
 A host pulls only the layers of an image that it does not have yet. An image may have hundreds of
-store paths, registries and file systems allow about a hundred layers: so this program decides which
-paths share one, such that another image, or the next revision of this one, comes to the same layers
-wherever the two have paths in common.
+store paths, but registries and file systems allow about a hundred layers. So this program decides
+which paths share a layer. Where another image, or the next revision of this one, has paths in
+common with it, the two should come to the same layers.
 
 Input
 -----
-The JSON file that Nix writes for ``exportReferencesGraph.graph`` under structured attributes, with
-anything else beside::
+The JSON file that Nix writes for ``exportReferencesGraph.graph`` with structured attributes. Other
+attributes are ignored::
 
     {"exportReferencesGraph": {"graph": [ROOT, ...]},
      "graph": [{"path": PATH, "narSize": BYTES, "closureSize": BYTES, "references": [PATH, ...]},
                ...]}
 
-and, if you have one, a popularity table ``{NAME: COUNT, ...}``: how many packages of the package
-set refer to the package of that name (``glibc-2.27``) directly.
+and, optionally, a popularity table ``{NAME: COUNT, ...}``: how many packages of the package set
+refer directly to the package of that name (``glibc-2.27``).
 
 Output
 ------
 ``[{"contents": [PATH, ...]}, ...]``. Each path of the graph is in exactly one layer, and there are
-at most ``budget`` layers. The same graph gives the same bytes, in whatever order it is listed.
+at most ``budget`` layers. The same graph gives the same bytes, whatever the order of its entries.
 
-Several graphs, each under its own name, are images that share layers: the output is an object with
-a plan for each. Plans of layers that exist can be given as well. They are used where they fit.
+Several graphs, each under its own name, are images that are planned together: the output is an
+object with a plan for each. Plans of existing layers can be given as well; they are used where they
+fit.
 
 Algorithm
 ---------
@@ -81,15 +82,15 @@ is popularity times the sum of closure sizes over the subtree.
     10 A B C DF E G
 
 `reuse`, the default, merges in each path's own closure before it merges in the image's. So a path
-has the same layers below it in every image, and an image takes those that are worth most. Above
-`_reuse` it is told in full.
+has the same layers below it in every image, and an image takes those that are worth most. The
+comment above `_reuse` explains it in full.
 
     >>> print(*("".join(layer.contents) + ":" + layer.reason for layer in group(graph, budget=4)))
     G:large A:requested CE:bundle BDF:merged
 
 References
 ----------
-The frame of root edges, dominator tree and merging is that of Nixery's group-layers (2019).
+Root edges, dominator tree and merging are the idea of Nixery's group-layers (2019).
 
 [1] K. D. Cooper, T. J. Harvey, K. Kennedy, "A Simple, Fast Dominance Algorithm", Rice University
     TR-06-33870, 2001: dominators by meeting in the tree, in reverse postorder.
@@ -156,10 +157,10 @@ REASONS = {
     "popular": "a path that many packages refer to, says the table",
     "shared": "a path that several others need, with all that only it needs",
     "bundle": "small paths that the one it is named after needs, in any image",
-    "stratum": "what is left, of it what changes seldom",
+    "stratum": "the part of what is left that seldom changes",
     "merged": "what is left",
     "fleet": "paths of the same images, where several images are grouped together",
-    "known": "a layer that exists",
+    "known": "a layer that exists already, given as known",
     "unreached": "what no root needs",
 }
 
@@ -676,13 +677,13 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
 #    budget less one. A layer is worth its bytes times the square root of how many of the plans have
 #    it: what several of them have, other images are likely to have. If there is a popularity table,
 #    it adds to that number for a path alone.
-# 3. What is left becomes one more layer, or two: what needs little changes seldom, so that paths
-#    with small closures are set apart. If there is no room for that, the least layer taken makes
-#    room, provided that it is worth less.
+# 3. What is left becomes one more layer, or two: what needs little seldom changes, so paths with
+#    small closures get a layer of their own. If the budget has no room for that, it takes the place
+#    of the layer that is worth least, provided that it is worth more.
 #
 # Planning goes from the paths that need nothing to those that nothing needs. As long as a closure
-# has no more paths than the budget, each has a layer. Further up, the small ones come together in
-# layers that are candidates like any other, and the large ones stay alone all the way.
+# has no more paths than the budget, each path has a layer. Further up, small paths are put together
+# in layers that are candidates like any other, and large paths keep their own.
 #
 # An image is one more path, which refers to the requested ones, and its plan is the answer. So it
 # makes no difference whether packages are requested one by one or by way of one path that refers to
@@ -691,16 +692,16 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
 # Layers are sets of paths, kept as integers with a bit for each. bench/results.md has the figures
 # with half and twice each constant.
 
-# A closure of so many bytes is a small one. Of smaller ones fewer change with an update.
+# A closure of fewer bytes is small. The less a path needs, the fewer updates change it.
 SMALL_CLOSURE = 64 << 20
-# What a byte is worth in a layer of paths with small closures, of what it is worth in a layer that
-# a plan already has.
+# The worth of a byte in a layer of paths with small closures, relative to that of a byte in a layer
+# that a plan already has.
 STEADY_WORTH = 0.25
 # How many plans each doubling of a path's count in a popularity table is worth.
 POPULAR_WORTH = 0.5
-# In an image with more paths than these, so many of the largest can have layers by themselves, and
-# so many with the largest closures have plans. This bounds time and memory alone: the largest image
-# of bench/results.md has 1230 paths.
+# In an image with more paths, only this many of the largest can have layers by themselves, and only
+# this many with the largest closures have plans. This only bounds time and memory: no image of
+# bench/results.md has more than 1230 paths.
 DETAILED = 1280
 
 

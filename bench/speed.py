@@ -476,7 +476,10 @@ def measure_images(folder: Path, arguments: argparse.Namespace, packages: str) -
         f"Evaluation, and building when nothing has changed ({often} runs):",
         table(("paths", "", "wall ms", "/ names", "/ all"), evaluations),
         "All from nothing (runs: {})".format(
-            ", ".join(f"{COLD_RUNS[size]} of {paths} paths" for size, paths in IMAGE_SIZES.items())
+            ", ".join(
+                f"{min(repeats, COLD_RUNS[size])} of {paths} paths"
+                for size, paths in IMAGE_SIZES.items()
+            )
         ),
         table(
             (
@@ -485,7 +488,7 @@ def measure_images(folder: Path, arguments: argparse.Namespace, packages: str) -
             ),
             colds,
         ),
-        f"One package changed ({CHANGE_RUNS} runs):",
+        f"One package changed ({min(repeats, CHANGE_RUNS)} runs):",
         table(
             ("paths", "package MB", "changed layers MB", "written MB", "wall s"),
             (

@@ -202,14 +202,16 @@ def build(
     received: list[int] = []
 
     def end(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        if process is not None:
+        if number != signal.SIGALRM:
+            received.append(number)
+        if received and process is not None:
             process.terminate()
-        # Nix 2.8 misses a signal that comes when it is about to wait for a builder.
-        signal.setitimer(signal.ITIMER_REAL, 1)
 
     for number in SIGNALS:
         signal.signal(number, end)
+    # A signal that comes right before a program waits is noticed only when the wait ends. So this
+    # program looks every second, and tells Nix again, which has the same problem.
+    signal.setitimer(signal.ITIMER_REAL, 1, 1)
     prctl = ctypes.CDLL(None).prctl
     process = subprocess.Popen(
         command,

@@ -116,7 +116,7 @@ HOSTILE = {
         write_index('{"manifests": [{"platform": "amd64"}]}'),
         "platform is not an object",
     ),
-    "deep JSON": (write_deep_config, "recursion"),
+    "deep JSON": (write_deep_config, "nested too deeply"),
     "a blob that is a link out": (
         write_linked_blob("{outside}"),
         "is missing, or a link that leads elsewhere",

@@ -285,7 +285,7 @@ def test_last_line_says_how_much_of_the_image_is_new(wrapper: Wrapper, tmp_path:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "default.nix").write_text(
         f"""arguments: let pkgs = import {wrapper.package_set} arguments; in pkgs // {{
-          fresh = pkgs.runCommand "fresh" {{ }} "mkdir $out; echo {tmp_path} >$out/file";
+          fresh = pkgs.runCommand "fresh" {{ }} "mkdir $out; echo {time.time_ns()} >$out/file";
         }}"""
     )
     for new in (2, 0):  # the package's layer and the root's

@@ -308,7 +308,9 @@ def main() -> None:
             unpack_archive(source, attributes, out)
             layout = Layout(out, {out})
         read_image(layout, attributes)
-    except (OSError, RecursionError, ValueError) as error:
+    except RecursionError:
+        fail(f"fromImage {source} is no image that can be read: its JSON is nested too deeply")
+    except (OSError, ValueError) as error:
         fail(f"fromImage {source} is no image that can be read: {error!s}")
     except (EOFError, tarfile.TarError, subprocess.CalledProcessError) as error:
         fail(f"fromImage {source} is neither an OCI layout nor an image archive: {error}")

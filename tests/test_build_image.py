@@ -923,8 +923,8 @@ class TestContainers:
     ):
         podman(short_folder, "load", "--quiet", "--input", runnable["archive"])
         (name,) = podman(short_folder, "images", "--format={{.Names}}").stdout.split()
-        assert name.strip("[]") == "localhost/where/am-i:v1"
-        done = podman(short_folder, "run", *PODMAN_RUN, "localhost/where/am-i:v1")
+        assert name.strip("[]") == "docker.io/where/am-i:v1"
+        done = podman(short_folder, "run", *PODMAN_RUN, "where/am-i:v1")
         assert done.stdout.splitlines() == SAID
 
     def test_podman_runs_the_layout(self, runnable, short_folder):

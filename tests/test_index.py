@@ -103,7 +103,7 @@ class TestIndex:
 
     def test_podman_loads_the_image_for_this_machine(self, forms, short_folder):
         podman(short_folder, "load", "--quiet", "--input", forms["archive"])
-        done = podman(short_folder, "run", *PODMAN_RUN, "localhost/team/greet:v1")
+        done = podman(short_folder, "run", *PODMAN_RUN, "team/greet:v1")
         assert done.stdout == "amd64\n"
 
     def test_a_docker_archive_is_of_the_image_for_this_machine(self, forms, tmp_path):

@@ -43,6 +43,26 @@ def find_manifest(top: dict, architecture: str, documents: dict[str, bytes]) -> 
     return json.loads(by_digest[wanted])
 
 
+def qualify(name: str) -> str:
+    """Return an image's name with the registry and the folder that docker adds to short names.
+
+    containerd, and docker where containerd stores its images, takes the name of an OCI archive as
+    it is, but looks for the qualified one. The rules are those of distribution/reference,
+    normalize.go.
+
+    >>> qualify("notes"), qualify("team/notes"), qualify("docker.io/notes")
+    ('docker.io/library/notes', 'docker.io/team/notes', 'docker.io/library/notes')
+    >>> qualify("localhost/notes"), qualify("registry:5000/notes"), qualify("example.org/a/b")
+    ('localhost/notes', 'registry:5000/notes', 'example.org/a/b')
+    """
+    registry, slash, rest = name.partition("/")
+    if not slash or not (registry == "localhost" or "." in registry or ":" in registry):
+        registry, rest = "docker.io", name
+    if registry in ("docker.io", "index.docker.io"):
+        registry, rest = "docker.io", rest if "/" in rest else f"library/{rest}"
+    return f"{registry}/{rest}"
+
+
 def main() -> None:
     attributes = read_attributes()
     out, architecture = attributes["outputs"]["out"], attributes["architecture"]
@@ -65,7 +85,7 @@ def main() -> None:
         "annotations": {
             "org.opencontainers.image.ref.name": attributes["tag"],
             # The name that podman and containerd give the image that they load
-            "io.containerd.image.name": name,
+            "io.containerd.image.name": qualify(name),
         },
     }
     if "manifests" not in top:

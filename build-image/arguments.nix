@@ -122,7 +122,7 @@ let
       # Architecture that the manifest names
       architecture ?
         machine.architecture
-          or (throw "there is no name for the architecture of ${system}: pass architecture"),
+          or (throw "there is no name for the architecture of ${system}: pass architecture, or a system such as \"aarch64-linux\""),
       # Creation time in the configuration: a time as `date -d` takes it, or "now"
       created ? "1970-01-01T00:00:01Z",
       # Modification time of all files: the same

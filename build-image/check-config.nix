@@ -25,7 +25,10 @@ let
   # Values that are allowed for strings: packages become their paths.
   isString = value: builtins.isString value || builtins.isPath value || isAttrs value && value ? outPath;
   isStrings = value: isList value && all isString value;
-  isEmptySets = value: isAttrs value && all (inner: inner == { }) (attrValues value);
+  isEmptySets =
+    isName: value:
+    isAttrs value && all (inner: inner == { }) (attrValues value) && all isName (attrNames value);
+  isAbsolute = path: builtins.substring 0 1 "${path}" == "/";
   isStringSet = value: isAttrs value && all isString (attrValues value);
 
   string = {
@@ -36,10 +39,6 @@ let
     check = isStrings;
     what = "a list of strings";
   };
-  emptySets = {
-    check = isEmptySets;
-    what = "a set whose values are all { }";
-  };
   number = {
     check = isInt;
     what = "a number";
@@ -48,9 +47,10 @@ let
     check = isBool;
     what = "true or false";
   };
+  # docker takes no shorter time
   nanoseconds = {
-    check = isInt;
-    what = "a number of nanoseconds";
+    check = value: isInt value && (value == 0 || value >= 1000000);
+    what = "a number of nanoseconds, 0 or at least 1000000";
   };
 
   keys = {
@@ -66,7 +66,12 @@ let
       check = value: isStrings value && all (v: builtins.match "[^=]+=.*" "${v}" != null) value;
       what = "a list of strings NAME=VALUE";
     };
-    ExposedPorts = emptySets;
+    ExposedPorts = {
+      check = isEmptySets (
+        port: builtins.match "[0-9]{1,5}(-[0-9]{1,5})?(/(tcp|udp|sctp))?" port != null
+      );
+      what = "a set of ports, such as { \"80/tcp\" = { }; }";
+    };
     Healthcheck = {
       check = isAttrs;
       what = "a set";
@@ -109,8 +114,14 @@ let
     StopTimeout = number;
     Tty = boolean;
     User = string;
-    Volumes = emptySets;
-    WorkingDir = string;
+    Volumes = {
+      check = isEmptySets isAbsolute;
+      what = "a set of absolute paths, such as { \"/data\" = { }; }";
+    };
+    WorkingDir = {
+      check = value: isString value && ("${value}" == "" || isAbsolute value);
+      what = "an absolute path";
+    };
   };
 
   # A key that is null counts as missing, as with optional attributes elsewhere in Nix.

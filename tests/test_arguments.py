@@ -236,6 +236,7 @@ class TestWhatIsMeant:
             ('{ Test = "curl"; }', "Healthcheck.Test must be a list of strings that begins with"),
             ('{ Test = [ "curl" ]; }', "Healthcheck.Test must be a list of strings that begins"),
             ('{ Interval = "30s"; }', "Healthcheck.Interval must be a number of nanoseconds"),
+            ("{ Timeout = 30; }", "Healthcheck.Timeout must be a number of nanoseconds, 0 or at"),
             ("{ Retries = 1.5; }", "Healthcheck.Retries must be a number"),
             ("{ retries = 1; }", "no key Healthcheck.retries (did you mean Retries?)"),
             ("[ ]", "Healthcheck must be a set"),

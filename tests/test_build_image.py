@@ -115,11 +115,15 @@ class TestConfig:
             ('{ Env = [ "NOVALUE" ]; }', ["Env must be a list of strings NAME=VALUE"]),
             ("{ Env = { A = 1; }; }", ["Env must be a list of strings NAME=VALUE"]),
             ("{ Entrypoint = [ 1 ]; }", ["Entrypoint must be a list of strings"]),
-            ('{ ExposedPorts = [ "80/tcp" ]; }', ["ExposedPorts must be a set whose values"]),
-            ('{ Volumes."/data" = "x"; }', ["Volumes must be a set whose values"]),
+            ('{ ExposedPorts = [ "80/tcp" ]; }', ["ExposedPorts must be a set of ports"]),
+            ('{ ExposedPorts."80/tcp" = true; }', ["ExposedPorts must be a set of ports"]),
+            ("{ ExposedPorts.http = { }; }", ['ports, such as { "80/tcp" = { }; }']),
+            ('{ Volumes."/data" = "x"; }', ["Volumes must be a set of absolute paths"]),
+            ("{ Volumes.data = { }; }", ['absolute paths, such as { "/data" = { }; }']),
             ("{ Labels.a = 1; }", ["Labels must be a set of strings"]),
             ("{ User = 1000; }", ["User must be a string"]),
-            ("{ WorkingDir = [ ]; }", ["WorkingDir must be a string"]),
+            ("{ WorkingDir = [ ]; }", ["WorkingDir must be an absolute path"]),
+            ('{ WorkingDir = "app"; }', ["WorkingDir must be an absolute path"]),
             ('{ StopTimeout = "1"; }', ["StopTimeout must be a number"]),
             ('{ Tty = "yes"; }', ["Tty must be true or false"]),
             ("[ ]", ["config of image image must be a set"]),
@@ -129,6 +133,15 @@ class TestConfig:
         error = nix.image_error(f"{{ config = {config}; }}")
         (sentence,) = [line for line in error.splitlines() if "config of image" in line]
         assert all(complaint in sentence for complaint in complaints)
+
+    def test_ports_and_paths_may_have_each_form_that_containers_take(self, nix):
+        config = {
+            "ExposedPorts": {"53/udp": {}, "80": {}, "8000-8010/tcp": {}},
+            "Volumes": {"/data": {}, "/srv/app": {}},
+            "WorkingDir": "/srv/app",
+        }
+        text = f"builtins.fromJSON ''{json.dumps(config)}''"
+        assert nix.image(f"{{ config = {text}; }}").config["config"] == config
 
 
 def nix_string(text: str) -> str:

@@ -279,3 +279,11 @@ def test_archive_of_another_kind_is_one_line(tmp_path: Path) -> None:
     done = read(tmp_path / "archive")
     assert done.returncode == 1
     assert re.match(f"error: fromImage {tmp_path}/archive is ", done.stderr.splitlines()[-1])
+
+
+def test_file_that_is_no_archive_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(b"FROM debian\n" * 100)
+    done = read(tmp_path / "archive")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("archive is neither an OCI layout nor an image archive: it is no tar file")

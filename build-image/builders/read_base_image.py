@@ -313,7 +313,9 @@ def main() -> None:
     except (OSError, ValueError) as error:
         fail(f"fromImage {source} is no image that can be read: {error!s}")
     except (EOFError, tarfile.TarError, subprocess.CalledProcessError) as error:
-        fail(f"fromImage {source} is neither an OCI layout nor an image archive: {error}")
+        # When tarfile can't open a file, it has a line for each compression that it tried.
+        reason = "it is no tar file" if "\n" in str(error) else error
+        fail(f"fromImage {source} is neither an OCI layout nor an image archive: {reason}")
 
 
 if __name__ == "__main__":

@@ -427,7 +427,7 @@ def main() -> None:
         parser.error(f"--source: {error}")
     except subprocess.CalledProcessError:
         parser.exit(1, f"{parser.prog}: nixery-build-image can't be built, for the reason above\n")
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # a port that is taken, or no port
         parser.exit(1, f"{parser.prog}: {error}\n")
     with server:
         logging.info("http://%s:%d", *server.server_address[:2])

@@ -457,8 +457,12 @@ def test_what_cannot_be_served_is_one_line(words: str, status: int, sentence: st
     assert sentence in done.stderr.splitlines()[-1]
 
 
-def test_a_port_that_is_taken_is_one_line(registry: Registry, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_or_none_is_one_line(registry: Registry, tmp_path: Path) -> None:
     command = [*registry.command[: registry.command.index("--state")], "--state", tmp_path]
     done = attempt(*command, env=registry.environment)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "registry.py: [Errno 98] Address already in use"
+    at = command.index("--port") + 1
+    done = attempt(*command[:at], "99999", *command[at + 1 :], env=registry.environment)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "port must be 0-65535" in done.stderr.splitlines()[-1]

@@ -5,9 +5,13 @@
 }:
 import ./builders { inherit tools; } "package_program" {
   name = "group-layers";
-  program = "${../group_layers.py}";
-  command = "group-layers";
+  source = builtins.path {
+    name = "source";
+    path = ./..;
+    filter = path: _: baseNameOf path == "group_layers.py";
+  };
   module = "group_layers";
+  command = "group-layers";
   python = "${tools.python3}/bin/python3";
 }
 // {

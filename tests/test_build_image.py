@@ -466,6 +466,22 @@ class TestCompressor:
         assert max(sizes) > 2 * (8 << 20)  # so many bytes are compressed in several parts
         assert image.config["rootfs"] == nix.image("{ contents = pkgs.python3; }").config["rootfs"]
 
+    def test_none_packs_the_same_bytes_in_every_release(self, nix, tmp_path):
+        """What a registry has from an older release is not sent again."""
+        folder = tmp_path / "content"
+        (folder / "share" / "ä").mkdir(parents=True)
+        (folder / "bin").mkdir()
+        (folder / "bin/run").write_text("#!/bin/sh\n")
+        (folder / "bin/run").chmod(0o755)
+        (folder / "share" / "ä" / ("long" * 30)).write_bytes(bytes(range(256)) * 100)
+        (folder / "share" / "link").symlink_to("../bin/run")
+        contents = f'builtins.path {{ name = "content"; path = {folder}; }}'
+        image = nix.image(f'{{ contents = [ ({contents}) ]; compressor = "none"; }}')
+        assert image.digests == [
+            "sha256:2da3e38cf37bd742e12f606a8afdf8d234995e370e9beabf9a8124af52cae878",
+            "sha256:d03d9913182b5edcf841e5735f2c5f5c10b141933e2de2d688eb3ffca0def3f8",
+        ]
+
     @pytest.mark.parametrize("compressor", ["none", "gz", "zstd"])
     def test_image_refers_to_nothing_that_is_packed_in_it(self, nix, compressor):
         arguments = f'{{ contents = pkgs.hello; compressor = "{compressor}"; }}'

@@ -67,23 +67,46 @@ let
         path: _: builtins.elem (baseNameOf path) (map (module: "${module}.py") ([ program ] ++ modules));
     }
   ) imports;
+
+  python = "${tools.python3}/bin/python3";
+
+  # How Nix starts each program. It gives a builder its base name alone, and Python finds its library
+  # by its full path, so env starts Python.
+  commands =
+    builtins.mapAttrs (program: source: {
+      builder = "${tools.coreutils}/bin/env";
+      args = [
+        python
+        # Ignore the environment and site-packages, and write no bytecode.
+        "-BEsS"
+        "${source}/${program}.py"
+      ];
+    }) sources
+    // {
+      # The one that runs for each layer is compiled, and its first line names Python.
+      pack_layer.builder = "${packer}/bin/pack-layer";
+    };
+
+  packer = run "package_program" {
+    name = "pack-layer";
+    source = sources.pack_layer;
+    module = "pack_layer";
+    command = "pack-layer";
+    inherit python;
+  };
+
+  run =
+    # Name of the program
+    program:
+    # Attributes of the derivation, all passed to the program
+    attributes:
+    derivation (
+      commands.${program}
+      // {
+        inherit (tools.stdenv.buildPlatform) system;
+        __structuredAttrs = true;
+      }
+      // attributes
+    );
 in
-# Name of the program
-program:
-# Attributes of the derivation, all passed to the program
-attributes:
-derivation (
-  {
-    inherit (tools.stdenv.buildPlatform) system;
-    # Nix starts a builder by its base name alone; Python finds its library by its full path.
-    builder = "${tools.coreutils}/bin/env";
-    args = [
-      "${tools.python3}/bin/python3"
-      # Ignore the environment and site-packages, and write no bytecode.
-      "-BEsS"
-      "${sources.${program}}/${program}.py"
-    ];
-    __structuredAttrs = true;
-  }
-  // attributes
-)
+run

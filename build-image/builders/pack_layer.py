@@ -84,19 +84,22 @@ def pack_layer(packing: dict, layer: dict, blob: str, compressors: int) -> dict:
     }
 
 
-def _parts(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Yield the same bytes, `size` at a time; the last part may be smaller."""
-    part = bytearray()
+def _parts(chunks: Iterator[bytes], size: int) -> Iterator[int]:
+    """Yield files in memory with the same bytes, `size` in each; the last one may have fewer."""
+    room = 0
     for chunk in chunks:
-        part += chunk
-        while len(part) >= size:
-            yield bytes(part[:size])
-            del part[:size]
-    if part:
-        yield bytes(part)
+        while chunk:
+            if room == 0:
+                part, room = os.memfd_create("part"), size
+            written = os.write(part, chunk[:room])
+            chunk, room = chunk[written:], room - written
+            if room == 0:
+                yield part
+    if room > 0:
+        yield part
 
 
-def _compress(command: list[str], limit: int, parts: Iterator[bytes]) -> Iterator[bytes]:
+def _compress(command: list[str], limit: int, parts: Iterator[int]) -> Iterator[bytes]:
     """Yield the compressed parts, in order.
 
     Concatenated, they are one compressed file: gzip's has one or more members (RFC 1952, 2.2),
@@ -105,12 +108,10 @@ def _compress(command: list[str], limit: int, parts: Iterator[bytes]) -> Iterato
     """
     running: deque[tuple[int, int]] = deque()  # process, and its output file
 
-    def begin(part: bytes) -> None:
-        source, target = os.memfd_create("part"), os.memfd_create("compressed part")
-        with open(source, "wb", closefd=False) as file:
-            file.write(part)
-        os.lseek(source, 0, os.SEEK_SET)
-        running.append((start(command, source, os.dup(target)), target))
+    def begin(part: int) -> None:
+        target = os.memfd_create("compressed part")
+        os.lseek(part, 0, os.SEEK_SET)
+        running.append((start(command, part, os.dup(target)), target))
 
     def finish() -> bytes:
         process, target = running.popleft()

@@ -1,10 +1,12 @@
-"""Package a Python program: a command, and a module for builders that call its functions.
+"""Package a Python program: a command, and modules for builders that call its functions.
 
-The module is compiled here: for group_layers.py, compiling takes longer than planning 50 store
-paths. Files in the store do not change, so Python is told not to compare bytecode and source.
+The modules are compiled here, since nothing else may write into the store, and compiling takes a
+good part of the time of a program that soon ends. Files in the store do not change, so Python is
+told not to compare bytecode and source.
 
-Attributes: `program`, the file; `command`, its name as a command; `module`, its name as a module;
-`python`, the program that runs it. Writes `bin` and `lib` below the folder `out`.
+Attributes: `source`, a folder with the modules; `module`, the one whose `main` the command calls;
+`command`, its name; `python`, the program that runs it. Writes `bin` and `lib` below the folder
+`out`.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ def main() -> None:
     os.umask(0o022)
     os.makedirs(lib)
     os.makedirs(os.path.dirname(command))
-    source = os.path.join(lib, f"{module}.py")
-    shutil.copyfile(attributes["program"], source)
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    py_compile.compile(source, doraise=True, invalidation_mode=unchecked)
+    for name in os.listdir(attributes["source"]):
+        copy = shutil.copyfile(os.path.join(attributes["source"], name), os.path.join(lib, name))
+        py_compile.compile(copy, doraise=True, invalidation_mode=unchecked)
     with open(command, "w", encoding="utf-8") as file:
         file.write(COMMAND.format(python=attributes["python"], lib=lib, module=module))
     os.chmod(command, 0o755)

@@ -309,8 +309,7 @@ class TestLayers:
         history = image.config["history"]
         assert len(history) == len(image.digests)
         for paths, entry in zip(image.store_paths, history):
-            assert all(path in entry["comment"] for path in paths)
-            assert entry["comment"].count("/nix/store/") == len(paths)
+            assert entry["comment"].split() == paths or not paths
 
     def test_group_has_a_layer_of_its_own(self, nix):
         image = nix.image(

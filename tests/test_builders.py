@@ -529,10 +529,14 @@ class TestConfiguration:
 
     def test_history_says_what_is_in_each_layer(self):
         found = self.configure()
-        assert [entry["comment"] for entry in found["history"]] == [
-            "of the base",
-            "store paths: /nix/store/x",
-            "symlinks and files of the root",
+        assert found["history"] == [
+            {"comment": "of the base"},
+            {"comment": "/nix/store/x"},
+            {
+                "comment": "symlinks and files of the root",
+                "created": "1970-01-01T00:00:01Z",
+                "created_by": "nixery-build-image",
+            },
         ]
         assert found["rootfs"]["diff_ids"] == ["1", "2", "3"]
         assert (found["architecture"], found["variant"], found["os"]) == ("arm", "v7", "linux")

@@ -48,17 +48,20 @@ def merge_environment(*environments: list[str]) -> list[str]:
 
 
 def describe_history(layers: list[dict], created: str) -> list[dict[str, str]]:
-    """Return the history entries of packed layers: what made them, and what is in each."""
+    """Return the history entries of packed layers: what is in each.
+
+    The last one, which `docker history` shows first, also says when and by what the image was made.
+    Repeated in all of them, that would only make the configuration larger, which every client pulls
+    and every push sends.
+    """
     # The root's is the last one, the database's before it.
     others = {len(layers) - 1: "symlinks and files of the root", len(layers) - 2: "Nix database"}
-    return [
-        {
-            "created": created,
-            "created_by": "nixery-build-image",
-            "comment": "store paths: " + " ".join(paths) if paths else others[number],
-        }
-        for number, paths in enumerate(layer["storePaths"] for layer in layers)
+    entries = [
+        {"comment": " ".join(layer["storePaths"]) or others[number]}
+        for number, layer in enumerate(layers)
     ]
+    entries[-1].update(created=created, created_by="nixery-build-image")
+    return entries
 
 
 def image_config(attributes: dict, layers: list[dict], base: dict) -> dict:

@@ -92,7 +92,7 @@ def test_first_lines_have_commands_that_build_it(
     assert f'name = "{name}";' in text or "buildImages" in text
     commands = re.findall(r"nix-build examples/[^)]+", comment)
     assert commands and all(f"examples/{name}.nix -A " in command for command in commands)
-    if name == "cross":
+    if name in ("cross", "index"):
         return  # the package set can't compile for another machine
     if name == "base-image":  # what the command above it writes, from another image
         shutil.copy(build("environment", "-A", "archive"), project / "debian.tar")
@@ -229,11 +229,38 @@ def test_layers(unpack: Callable[..., Container], build: Callable[..., Path]) ->
     assert given[3:5] == ["2", "given"]
 
 
-def test_cross(build: Callable[..., Path], nix: Nix) -> None:
-    """The package set can't compile for another machine; a text stands for the program."""
-    overlay = '(_: prev: { hello = prev.writeTextDir "bin/hello" "a program for arm64"; })'
-    packages = f"import {nix.package_set} {{ overlays = [ {overlay} ]; }}"
-    image = Image(build("cross", "--arg", "pkgs", packages))
+@pytest.fixture
+def with_scripts(nix: Nix) -> tuple[str, str, str]:
+    """Words with which an example builds for another machine, for which nothing can be compiled.
+
+    A script stands for the program.
+    """
+    system = "prev.stdenv.hostPlatform.system"
+    script = f'prev.writeShellScriptBin "hello" "echo ${{{system}}}"'
+    overlay = f"(_: prev: {{ hello = {script}; }})"
+    return "--arg", "pkgs", f"import {nix.package_set} {{ overlays = [ {overlay} ]; }}"
+
+
+def test_index(
+    build: Callable[..., Path], with_scripts: tuple[str, str, str], short_folder: Path
+) -> None:
+    location = f"oci:{build('index', *with_scripts)}:latest"
+    digests = {}
+    for architecture in "amd64", "arm64":
+        copy = f"oci:{short_folder}/{architecture}:v1"
+        choose = f"--override-arch={architecture}"
+        run("skopeo", "--insecure-policy", choose, "copy", location, copy)
+        image = Image(short_folder / architecture)
+        assert image.config["architecture"] == architecture
+        digests[architecture] = dict(zip(image.digests, image.store_paths))
+    shared = set(digests["amd64"]).intersection(digests["arm64"])
+    assert any("-tzdata-" in path for digest in shared for path in digests["arm64"][digest])
+    done = podman(short_folder, "run", *PODMAN_RUN, f"oci:{short_folder}/amd64:v1")
+    assert done.stdout == "x86_64-linux\n"
+
+
+def test_cross(build: Callable[..., Path], with_scripts: tuple[str, str, str]) -> None:
+    image = Image(build("cross", *with_scripts))
     assert image.descriptor["platform"] == {"os": "linux", "architecture": "arm64"}
     assert (image.config["os"], image.config["architecture"]) == ("linux", "arm64")
     assert image.tree["bin/hello"].issym()

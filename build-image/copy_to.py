@@ -22,11 +22,12 @@ destination, so that a deployment can name it: REGISTRY/NAME@$(copy-to docker://
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import re
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,11 +41,21 @@ DESTINATION = re.compile(
 # Those that can hold an image index. For others, skopeo selects the image for this machine.
 INDEX_DESTINATION = re.compile("docker:|oci:|oci-archive:|dir:")
 
-CHUNK = 1 << 18
+# A line of skopeo's, as the Go library logrus writes it where nobody watches
+LOGGED = re.compile(r"time=\S+ level=(\w+) msg=(.*)")
+
+# What to do about failures that skopeo only describes
+ADVICE = {
+    "server gave HTTP response": "a registry without TLS needs --dest-tls-verify=false",
+    "unauthorized|authentication required|access to the resource is denied": "log in with "
+    "`skopeo login`, or pass --dest-creds USER:PASSWORD",
+    "x509": "--dest-cert-dir FOLDER names the folder with a registry's certificate",
+    "closed pipe": "docker does not answer",
+}
 
 
-class Unavailable(Exception):
-    """A layer that the destination lacks is not available; the message says which."""
+class Failure(Exception):
+    """The image is not pushed; the message says why."""
 
 
 class Image:
@@ -56,6 +67,8 @@ class Image:
 
     def __init__(self, documents: str, derivations: dict[str, str]) -> None:
         self.derivations = derivations
+        self.lock = threading.Lock()
+        self.invalid: set[str] | None = None  # store paths of layers; None until a layer is wanted
         self.files: dict[str, str] = {}  # by digest
         for name in os.listdir(documents):
             file = os.path.join(documents, name)
@@ -63,6 +76,8 @@ class Image:
                 content = opened.read()
             if name == "layers.json":
                 self.layers = {layer["digest"]: layer["path"] for layer in json.loads(content)}
+                store_paths = map(store_path_of, self.layers.values())
+                self.locks = {store_path: threading.Lock() for store_path in store_paths}
             else:
                 digest = "sha256:" + hashlib.sha256(content).hexdigest()
                 self.files[digest] = file
@@ -71,23 +86,35 @@ class Image:
                     self.is_index = "manifests" in json.loads(content)
 
     def file(self, digest: str) -> str:
-        """Return the file of a blob, realised if need be. Raises KeyError and `Unavailable`."""
+        """Return the file of a blob, realised if need be. Raises KeyError and `Failure`."""
         if digest in self.files:
             return self.files[digest]
         file = self.layers[digest]
-        if not os.path.exists(file):
-            self.realise(store_path_of(file))
+        store_path = store_path_of(file)
+        with self.lock:
+            if self.invalid is None:
+                self.invalid = self.find_invalid()
+        with self.locks[store_path]:
+            if store_path in self.invalid:
+                self.realise(store_path)
+                self.invalid.remove(store_path)
         return file
 
+    def find_invalid(self) -> set[str]:
+        """Return the store paths of layers that are not there, or not yet as a whole."""
+        try:
+            return set(nix_store("--check-validity", "--print-invalid", *self.locks).split())
+        except Failure:  # there is no nix-store
+            return {store_path for store_path in self.locks if not os.path.exists(store_path)}
+
     def realise(self, store_path: str) -> None:
-        """Have Nix copy a store path from a binary cache, or build it. Raises `Unavailable`."""
+        """Have Nix copy a store path from a binary cache, or build it. Raises `Failure`."""
         derivation = self.derivations.get(store_path, "")
         wanted = f"{derivation}!out" if os.path.exists(derivation) else store_path
-        command = [shutil.which("nix-store") or "nix-store", "--realise", wanted]
         try:
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise Unavailable(f"{store_path} is missing, build the image again: {error}") from None
+            nix_store("--realise", wanted)
+        except Failure as error:
+            raise Failure(f"{store_path} is missing, build the image again: {error}") from None
 
 
 class Registry(ThreadingTCPServer):
@@ -100,7 +127,7 @@ class Registry(ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.image = image
         self.sent: dict[str, int] = {}  # bytes of layers by digest
-        self.failures: list[Unavailable] = []
+        self.failures: list[Failure] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, *_: object) -> None:
@@ -126,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         except KeyError:
             self.begin(404, "application/json", 0)
             return
-        except Unavailable as error:
+        except Failure as error:
             self.server.failures.append(error)
             self.begin(500, "application/json", 0)
             return
@@ -140,7 +167,7 @@ class Handler(BaseHTTPRequestHandler):
             media_type = json.load(blob)["mediaType"] if is_manifest else "application/octet-stream"
             blob.seek(0)
             self.begin(200, media_type, size)
-            shutil.copyfileobj(blob, self.wfile, CHUNK)
+            self.connection.sendfile(blob)
 
     def begin(self, status: int, media_type: str, size: int) -> None:
         """Send the head of a response."""
@@ -162,30 +189,79 @@ def store_path_of(file: str) -> str:
     return re.match("/.*?/[0-9a-z]{32}-[^/]*", file)[0]
 
 
+def nix_store(*words: str) -> str:
+    """Run nix-store; return what it writes. Raises `Failure`."""
+    try:
+        command = ["nix-store", *words]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Failure(str(error)) from None
+
+
 def say(message: str) -> None:
     print(f"copy-to: {message}", file=sys.stderr, flush=True)
+
+
+def run_skopeo(*command: str) -> str:
+    """Run skopeo and pass its messages on; return the one that says why it failed, or ""."""
+    reason = ""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+    with process:
+        try:
+            for line in process.stderr:
+                logged = LOGGED.match(line)
+                level, message = logged.groups() if logged else ("", line.strip())
+                if message.startswith('"'):
+                    message = ast.literal_eval(message)
+                if level == "fatal":
+                    reason = message.strip()
+                else:
+                    say(message)
+        except BaseException:
+            process.kill()
+            raise
+        if process.stdout.read():  # how it is called, with the status of success
+            reason = "a word is neither a destination nor an option of `skopeo copy`"
+    return reason or (f"skopeo's status is {process.returncode}" if process.returncode else "")
+
+
+def explain(reason: str) -> str:
+    """Return why skopeo failed, without the digests that it was about, and what to do.
+
+    >>> explain("trying to reuse blob sha256:0e3424 at destination: x: authentication required")
+    'x: authentication required (log in with `skopeo login`, or pass --dest-creds USER:PASSWORD)'
+    """
+    *steps, last = reason.split(": ")
+    short = ": ".join([step for step in steps if "sha256:" not in step] + [last])
+    advice = [ADVICE[pattern] for pattern in ADVICE if re.search(pattern, reason)]
+    return f"{short} ({advice[0]})" if advice else short
 
 
 def push(registry: Registry, skopeo: str, destination: str, options: list[str]) -> str:
     """Copy the registry's image to one destination; return the digest that it has there.
 
-    Raises `Unavailable`, and CalledProcessError where skopeo fails, which has said why.
+    Raises `Failure`.
     """
     image = registry.image
     registry.sent.clear()
-    with tempfile.NamedTemporaryFile() as digest:
+    given = re.findall("^--digestfile[=\n](.+)", "\n".join(options), re.MULTILINE)
+    with tempfile.NamedTemporaryFile() as temporary:
+        digest_file = given[-1] if given else temporary.name
         command = [skopeo, "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
-        command += ["--digestfile", digest.name]
         if image.is_index and INDEX_DESTINATION.match(destination):
             command.append("--all")
         source = f"docker://127.0.0.1:{registry.server_address[1]}/image"
-        done = subprocess.run([*command, *options, source, destination], stdout=2, check=False)
-        if registry.failures:
-            raise registry.failures[0]
-        done.check_returncode()
-        layers, size = len(registry.sent), sum(registry.sent.values())
-        say(f"{destination}: sent {layers} of {len(image.layers)} layers, {size / 1e6:.2f} MB")
-        return digest.read().decode().strip()
+        command += [*options, "--digestfile", digest_file, source, destination]
+        reason = run_skopeo(*command)
+        if reason:
+            raise registry.failures[0] if registry.failures else Failure(explain(reason))
+        with open(digest_file, encoding="utf-8") as file:
+            digest = file.read().strip()
+    layers, size = len(registry.sent), sum(registry.sent.values())
+    say(f"{destination}: sent {layers} of {len(image.layers)} layers, {size / 1e6:.2f} MB")
+    return digest
 
 
 def main(skopeo: str, documents: str, derivations: str, *words: str) -> int:
@@ -196,23 +272,23 @@ def main(skopeo: str, documents: str, derivations: str, *words: str) -> int:
     destinations = [word for word in words if DESTINATION.match(word)]
     options = [word for word in words if word not in destinations]
     if not destinations:
-        given = f"no destination among {' '.join(words)}" if words else "no destination"
-        say(f"{given}: name one, as in copy-to docker://registry.example.org/name:tag")
+        # Without repeating the words: there may be a password among them.
+        say("no destination: name one, as in copy-to docker://registry.example.org/name:tag")
         return 2
     registry = Registry(Image(documents, json.loads(derivations)))
     for destination in destinations:
         try:
             print(push(registry, skopeo, destination, options), flush=True)
-        except Unavailable as error:
-            say(str(error))
+        except Failure as failure:
+            say(f"{destination}: not pushed: {failure}")
             return 1
-        except subprocess.CalledProcessError:
-            say(f"{destination}: not pushed")
-            return 1
-        except KeyboardInterrupt:
-            return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    # As when it is interrupted: skopeo ends, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import socket
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +86,13 @@ class TestSending:
         manifest = json.loads((tmp_path / "folder" / "manifest.json").read_bytes())
         assert manifest["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json"
 
+    @pytest.mark.parametrize("form", ["--digestfile={}", "--digestfile {}"])
+    def test_a_digest_file_has_the_digest_as_well(self, image, copy_to, registry, tmp_path, form):
+        words = form.format(tmp_path / "digest").split()
+        done = run(copy_to, registry.reference("digest"), PLAIN, *words)
+        assert done.stdout == image.descriptor["digest"] + "\n"
+        assert (tmp_path / "digest").read_text() == image.descriptor["digest"]
+
     def test_credentials_are_given_as_to_skopeo(self, copy_to, tmp_path, image):
         # As `htpasswd -B` writes it
         hashed = "user:$2b$05$.VzdPS/aqJ9rwnTZfX8VMOh1FmUo7wBsp3JHyFKeftCZHlSsyCrzC"
@@ -92,7 +102,9 @@ class TestSending:
             there = registry.reference("private")
             refused = attempt(copy_to, there, PLAIN)
             assert refused.returncode == 1 and refused.stdout == ""
-            assert "authentication required" in refused.stderr
+            (line,) = refused.stderr.splitlines()
+            assert line.startswith(f"copy-to: {there}: not pushed: unauthorized: ")
+            assert "(log in with `skopeo login`, or pass --dest-creds" in line
             done = run(copy_to, there, PLAIN, "--dest-creds", "user:pass")
             assert done.stdout == image.descriptor["digest"] + "\n"
 
@@ -139,12 +151,28 @@ class TestLayersThatAreNotThere:
     def test_what_cannot_be_had_is_named(self, nix, tmp_path):
         arguments = with_new_page()
         program = nix.build_image(arguments, "copyTo").path / "bin" / "copy-to"
-        lost = set(map(str, delete_layers(nix, arguments)))
+        lost = set(map(str, nix.build_image(arguments, "layers").paths))
+        delete_layers(nix, arguments)
+        # Its store has none of them.
         environment = {**os.environ, "NIX_REMOTE": f"local?root={tmp_path}/elsewhere"}
         done = attempt(program, f"oci:{tmp_path}/layout:v1", env=environment)
         assert done.returncode == 1
         last = done.stderr.splitlines()[-1]
-        assert any(last.startswith(f"copy-to: {path} is missing") for path in lost), done.stderr
+        before = f"copy-to: oci:{tmp_path}/layout:v1: not pushed:"
+        assert any(last.startswith(f"{before} {path} is missing") for path in lost), done.stderr
+
+    def test_what_nix_has_not_written_to_its_end_is_not_sent(self, nix, tmp_path):
+        arguments = with_new_page()
+        program = nix.build_image(arguments, "copyTo").path / "bin" / "copy-to"
+        for layer in delete_layers(nix, arguments):
+            layer.write_bytes(b"the first bytes of a layer")
+        run(program, f"oci:{tmp_path}/layout:v1")
+        image = nix.image(arguments)
+        assert Image(tmp_path / "layout").config["rootfs"] == image.config["rootfs"]
+
+    def test_without_nix_what_is_there_is_sent(self, image, copy_to, tmp_path):
+        done = run(copy_to, f"oci:{tmp_path}/layout:v1", env={**os.environ, "PATH": "/nowhere"})
+        assert done.stdout == image.descriptor["digest"] + "\n"
 
     def test_a_machine_that_knows_the_program_pulls_the_missing_layers_only(
         self, nix, registry, tmp_path
@@ -176,22 +204,53 @@ class TestUsage:
         assert "copy-to DESTINATION ... [OPTION ...]" in done.stdout
         assert done.stderr == ""
 
-    @pytest.mark.parametrize(
-        ("words", "told"),
-        [
-            ([], "no destination: name one, as in copy-to docker://"),
-            (["localhost:5000/app"], "no destination among localhost:5000/app: name one"),
-            (["docker://"], "no destination among docker://: name one"),
-            ([PLAIN], f"no destination among {PLAIN}: name one"),
-        ],
-    )
-    def test_without_a_destination_it_says_what_to_write(self, copy_to, words, told):
+    @pytest.mark.parametrize("words", [[], ["localhost:5000/app"], ["docker://"], [PLAIN]])
+    def test_without_a_destination_it_says_what_to_write(self, copy_to, words):
         done = attempt(copy_to, *words)
         assert (done.returncode, done.stdout) == (2, "")
         (line,) = done.stderr.splitlines()
-        assert line.startswith(f"copy-to: {told}")
+        assert line.startswith("copy-to: no destination: name one, as in copy-to docker://")
 
-    def test_a_destination_that_does_not_answer_is_named_last(self, copy_to):
-        done = attempt(copy_to, "docker://127.0.0.1:1/app", PLAIN)
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["docker://127.0.0.1:1/app", PLAIN], "connection refused"),
+            (["docker://{}/App", PLAIN], "repository name must be lowercase"),
+            (["docker://{}/app"], "(a registry without TLS needs --dest-tls-verify=false)"),
+            (["docker://{}/app", PLAIN, "--unknown"], "unknown flag: --unknown"),
+            # skopeo itself says how it is called, and succeeds.
+            (["docker://{}/app", "localhost/app"], "a word is neither a destination nor an option"),
+        ],
+    )
+    def test_failure_is_one_line_with_the_destination(self, copy_to, registry, words, told):
+        words = [word.format(registry.address) for word in words]
+        done = attempt(copy_to, *words)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.splitlines()[-1] == "copy-to: docker://127.0.0.1:1/app: not pushed"
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"copy-to: {words[0]}: not pushed: ") and told in line
+        assert "sha256:" not in line
+
+    def test_what_was_pushed_before_a_failure_has_its_digest(self, copy_to, registry, image):
+        done = attempt(copy_to, registry.reference("first"), "docker://127.0.0.1:1/app", PLAIN)
+        assert (done.returncode, done.stdout) == (1, image.descriptor["digest"] + "\n")
+
+    def test_attempts_of_skopeo_are_told(self, copy_to):
+        done = attempt(copy_to, "docker://127.0.0.1:1/app", PLAIN, "--retry-times", "1")
+        first, last = done.stderr.splitlines()
+        assert first.startswith("copy-to: Failed, retrying in ") and "not pushed" in last
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_ends_skopeo_too(self, copy_to, number):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            there = f"docker://127.0.0.1:{silent.getsockname()[1]}/app"
+            command = [copy_to, there, PLAIN]
+            # Where SIGINT is ignored, as in the background of a shell, programs go on ignoring it.
+            with subprocess.Popen(
+                command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+            ) as process:
+                connection, _ = silent.accept()
+                process.send_signal(number)
+            assert process.returncode == 128 + number
+            connection.settimeout(60)
+            while connection.recv(4096):
+                pass  # its request, then the end of the connection

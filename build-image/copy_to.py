@@ -47,8 +47,8 @@ LOGGED = re.compile(r"time=\S+ level=(\w+) msg=(.*)")
 # What to do about failures that skopeo only describes
 ADVICE = {
     "server gave HTTP response": "a registry without TLS needs --dest-tls-verify=false",
-    "unauthorized|authentication required|access to the resource is denied": "log in with "
-    "`skopeo login`, or pass --dest-creds USER:PASSWORD",
+    "unauthorized|resource is denied|Forbidden": "log in with `skopeo login`, or pass --dest-creds "
+    "USER:PASSWORD",
     "x509": "--dest-cert-dir FOLDER names the folder with a registry's certificate",
     "closed pipe": "docker does not answer",
 }
@@ -230,12 +230,12 @@ def run_skopeo(*command: str) -> str:
 def explain(reason: str) -> str:
     """Return why skopeo failed, without the digests that it was about, and what to do.
 
-    >>> explain("trying to reuse blob sha256:0e3424 at destination: x: authentication required")
-    'x: authentication required (log in with `skopeo login`, or pass --dest-creds USER:PASSWORD)'
+    >>> explain("trying to reuse blob sha256:0e3424 at destination: unauthorized")
+    'unauthorized (log in with `skopeo login`, or pass --dest-creds USER:PASSWORD)'
     """
     *steps, last = reason.split(": ")
     short = ": ".join([step for step in steps if "sha256:" not in step] + [last])
-    advice = [ADVICE[pattern] for pattern in ADVICE if re.search(pattern, reason)]
+    advice = [ADVICE[pattern] for pattern in ADVICE if re.search(pattern, short)]
     return f"{short} ({advice[0]})" if advice else short
 
 

@@ -149,6 +149,7 @@ let
           "out"
           "description"
           "image"
+          "links"
         ];
         inherit fromImage architecture storeDir;
         exportReferencesGraph.closure = [ (wholePath fromImage) ];
@@ -165,6 +166,7 @@ let
     contents = contentsList;
     exportReferencesGraph.closure = unique (map wholePath contentsList);
     inherit extraCommands fakeRootCommands storeDir;
+    baseLinks = if base == null then null else base.links;
     tar = "${tools.gnutar}/bin/tar";
     shell = if commands then "${tools.bash}/bin/bash" else "";
     path = if commands then programsPath else "";

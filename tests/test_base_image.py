@@ -19,6 +19,7 @@ from layouts import Layout, digest_of, make_tar
 from nix import ROOT
 
 LAYER = make_tar("etc/", "etc/file")
+OUTPUTS = ("out", "description", "image", "links")
 STORE = ("nix/", "nix/store/")
 
 
@@ -27,7 +28,7 @@ def read(layout: Path, **more: Any) -> subprocess.CompletedProcess[str]:
     folder = layout.parent / "build"
     folder.mkdir()
     attributes = {
-        "outputs": {name: str(folder / name) for name in ("out", "description", "image")},
+        "outputs": {name: str(folder / name) for name in OUTPUTS},
         "fromImage": str(layout),
         "closure": [{"path": str(layout)}],
         "architecture": "amd64",
@@ -287,3 +288,42 @@ def test_file_that_is_no_archive_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.endswith("archive is neither an OCI layout nor an image archive: it is no tar file")
+
+
+LINKS: dict[str, tuple[list[tuple[str, ...]], dict[str, str]]] = {
+    "relative and absolute": (
+        [("./bin -> usr/bin", "lib -> /usr/lib/", "lib64 -> ./x/../usr/lib64")],
+        {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64"},
+    ),
+    "with names that no distribution has": (
+        [
+            (
+                "\udcff -> usr/bin",
+                "a\n -> usr/a",
+                "a -> usr/\udcff",
+                ".wh.a -> usr/a",
+                "b c -> usr/c",
+                f"d -> usr/{'d' * 300}",
+            )
+        ],
+        {},
+    ),
+    "to other folders": ([("a -> b", "etc -> /private/etc", "x -> usr", "y -> usr/..")], {}),
+    "out of the image": ([("bin -> ../../usr/bin",)], {"bin": "usr/bin"}),
+    "deeper down": ([("usr/", "usr/tmp -> ../var/tmp", "var/run -> /usr/run")], {}),
+    "replaced by a folder": ([("bin -> usr/bin",), ("bin/",)], {}),
+    "replaced by another link": ([("bin -> usr/bin",), ("bin -> usr/sbin",)], {"bin": "usr/sbin"}),
+    "in place of a folder": ([("bin/",), ("bin -> usr/bin",)], {"bin": "usr/bin"}),
+    "removed": ([("bin -> usr/bin", "lib -> usr/lib"), (".wh.bin",)], {"lib": "usr/lib"}),
+    "removed with the root": (
+        [("bin -> usr/bin",), (".wh..wh..opq", "lib -> usr/lib")],
+        {"lib": "usr/lib"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LINKS)
+def test_links_into_usr_are_those_of_the_whole_image(layout: Layout, case: str) -> None:
+    layers, expected = LINKS[case]
+    layout.write_image(*(make_tar(*names) for names in layers))
+    assert described(layout.folder, "links") == expected

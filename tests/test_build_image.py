@@ -768,6 +768,26 @@ class TestBaseImage:
             # Its layers are plain, and stay so: compressed anew they would have other digests.
             assert image.digests[:2] == image.config["rootfs"]["diff_ids"][:2]
 
+    @pytest.mark.parametrize("commands", ["", "echo x >bin/made; mkdir lib/made"])
+    def test_links_of_a_distribution_stay(self, nix, tmp_path, commands):
+        """Where /bin is a link to /usr/bin: as a folder, it would hide the shell."""
+        below = Layout(tmp_path / "below")
+        names = ["usr/", "usr/bin/", "usr/bin/sh", "usr/lib/", "bin -> usr/bin", "lib -> usr/lib"]
+        below.write_image(make_tar(*names))
+        image = nix.image(
+            f"""{{
+              fromImage = {below.folder};
+              contents = pkgs.hello;
+              extraCommands = "{commands}";
+            }}"""
+        )
+        root = root_layer(image)
+        assert root["bin"].linkname == "usr/bin" and root["usr/bin"].isdir()
+        assert root["usr/bin/hello"].linkname == f"{nix.package('hello')}/bin/hello"
+        if commands:
+            assert root["lib"].linkname == "usr/lib"
+            assert root["usr/bin/made"].isfile() and root["usr/lib/made"].isdir()
+
     def test_configuration_of_the_base_gives_way(self, nix, base):
         more = 'config.ExposedPorts."2/tcp" = { }; config.Volumes."/top" = { };'
         config = nix.image(f"{{ fromImage = {base}; {self.ARGUMENTS} {more} }}").config["config"]

@@ -26,6 +26,7 @@ from describe_image import image_config, merge_environment
 from link_contents import (
     check_tree,
     complete_root,
+    follow_links,
     link_contents,
     make_tree,
     write_archive,
@@ -424,6 +425,37 @@ class TestRoot:
         tree = {}
         complete_root(tree, set())
         assert tree == {"tmp": None}
+
+    def test_merges_folders_that_the_base_has_as_one(self):
+        links = {"bin": "usr/bin", "sbin": "usr/bin", "lib": "usr/lib"}
+        tree = {
+            "bin": None,
+            "bin/a": "bin-a",
+            "bin/both": "first",
+            "bin/folder": "file",
+            "lib": "file",
+            "usr": None,
+            "usr/bin": None,
+            "usr/bin/both": "second",
+            "usr/bin/folder": None,
+            "usr/bin/folder/x": "x",
+        }
+        assert follow_links(tree, links, is_for_commands=True) == {
+            "bin": "usr/bin",
+            "lib": "file",
+            "sbin": "usr/bin",
+            "usr": None,
+            "usr/bin": None,
+            "usr/bin/a": "bin-a",
+            "usr/bin/both": "first",
+            "usr/bin/folder": None,
+            "usr/bin/folder/x": "x",
+        }
+        assert "sbin" not in follow_links(tree, links, is_for_commands=False)
+
+    def test_has_no_links_of_the_base_that_are_not_needed(self):
+        tree = {"share": None, "share/x": "x"}
+        assert follow_links(tree, {"bin": "usr/bin"}, is_for_commands=False) == tree
 
 
 class TestRootArchive:

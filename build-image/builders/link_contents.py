@@ -4,14 +4,16 @@ Every file of the contents is linked at its place. Folders are real, so that the
 programs in a container can write beside the links. If two of the contents have the same file, the
 first one wins, and the log names both. A link to a folder is treated as that folder at the root
 (`/sbin`, which is a link in some packages) and where several of the contents have that name; deeper
-down, and if it leads out of the closure, it stays a link. `/tmp` is writable by everyone;
-`/usr/bin/env` exists if a store path of the image has `bin/env`.
+down, and if it leads out of the closure, it stays a link. Where the base image has a link into /usr
+(`/bin`, in most distributions), the link stays, and files are where it leads. `/tmp` is writable by
+everyone; `/usr/bin/env` exists if a store path of the image has `bin/env`.
 
 Attributes: `contents`, a list; `exportReferencesGraph.closure`, theirs; `extraCommands` and
 `fakeRootCommands`, shell text that runs in the tree ("" for none), the latter under fakeroot;
 `shell`, `fakeroot`, `tar`, programs; `path`, the PATH of the commands; `mtime`, in seconds;
-`storeDir`. Writes the tree as the archive `out`, which ends with exactly two empty blocks and is
-not compressed, so that Nix finds the store paths that it names.
+`storeDir`; `baseLinks`, the base image's links, as read_base_image.py writes them, or null. Writes
+the tree as the archive `out`, which ends with exactly two empty blocks and is not compressed, so
+that Nix finds the store paths that it names.
 
 The tree stays in memory unless there are commands: an image has thousands of links, and creating
 6 500 of them as files, only for tar to read them, took 2 s of 3.
@@ -27,7 +29,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from archives import tar_command
-from attributes import fail, read_attributes
+from attributes import fail, read_attributes, read_json
 from oci import WHITEOUT
 from store import resolve
 
@@ -138,6 +140,34 @@ def link_contents(
     return tree, sorted(contested)
 
 
+def follow_links(tree: Tree, links: dict[str, str], *, is_for_commands: bool) -> Tree:
+    """Return the tree as it is upon a base image with these links at its root.
+
+    A folder in place of such a link would hide what the base has there: a shell, if it is /bin. For
+    commands, all links are in the tree, so that they find the folders of the base at both places.
+
+    >>> follow_links({"bin": None, "bin/jq": "/nix/jq"}, {"bin": "usr/bin"}, is_for_commands=False)
+    {'bin': 'usr/bin', 'usr': None, 'usr/bin': None, 'usr/bin/jq': '/nix/jq'}
+    """
+    wanted = {
+        name: target
+        for name, target in links.items()
+        if (tree[name] is None if name in tree else is_for_commands)
+    }
+    moved: Tree = dict(wanted)
+    for place, target in tree.items():
+        top, slash, rest = place.partition("/")
+        if top in wanted:
+            place = wanted[top] + slash + rest
+        if target is None or place not in moved:  # where one has a folder, there may be files in it
+            moved[place] = target
+    for target in wanted.values():
+        while target:
+            moved[target] = None
+            target = target.rpartition("/")[0]
+    return dict(sorted(moved.items(), key=lambda item: item[0].split("/")))
+
+
 def find_env(store_paths: set[str]) -> str | None:
     """Return a program `bin/env` in one of the store paths: that of coreutils if it is there."""
     programs = {path: resolve(path + "/bin/env", store_paths) for path in store_paths}
@@ -231,9 +261,13 @@ def main() -> None:
         print(f"/{place}: {linked} is linked, not {other}", file=sys.stderr)
     if len(contested) > MOST_CONTESTED:
         print(f"and so for {len(contested) - MOST_CONTESTED} more files", file=sys.stderr)
+    has_commands = bool(attributes["extraCommands"] or attributes["fakeRootCommands"])
+    if attributes["baseLinks"] is not None:
+        links = read_json(attributes["baseLinks"])
+        tree = follow_links(tree, links, is_for_commands=has_commands)
     complete_root(tree, store_paths)
     check_tree(tree, attributes["storeDir"], store_paths)
-    if not (attributes["extraCommands"] or attributes["fakeRootCommands"]):
+    if not has_commands:
         write_archive(tree, attributes["outputs"]["out"], attributes["mtime"])
         return
 

@@ -12,6 +12,7 @@ Attributes: `fromImage`, a folder or a file; `exportReferencesGraph.closure`, it
     description  its layers, as pack_layer.py describes layers, with their annotations
     image        {"config", "history", "layerCount", "digest"}: configuration of the container,
                  history with an entry for each layer, number of layers, digest of the manifest
+    links        the links at the root that lead into /usr, such as {"bin": "usr/bin"}
 
 `storePaths` of a layer are those that are in it as a whole, and that no other layer touches. They
 are found in the archives alone, not in what the image says about itself, such as its history.
@@ -29,6 +30,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from posixpath import normpath
+from typing import NamedTuple
 
 from archives import CHUNK, read_chunks
 from attributes import fail, read_attributes, write_json
@@ -44,6 +46,9 @@ INDEX_TYPES = (
 # other names for the same types, and skopeo 1.9 calls gzip what it copied from a docker archive as
 # plain tar.
 _COMPRESSIONS = {b"\x1f\x8b": ("+gzip", "gzip"), b"\x28\xb5": ("+zstd", "zstd")}
+
+# A link and its target, as distributions have them: lib64 and usr/lib64
+_USR_LINK = re.compile(r"\w{1,64} usr(/[\w.-]{1,64}){1,4}", re.ASCII)
 
 DATABASE = "/nix/var/nix/db/db.sqlite"
 OPAQUE = ".wh..wh..opq"  # a whiteout of all that the layers below have in its folder
@@ -173,16 +178,25 @@ class Archive:
         return data
 
 
-def read_archive(chunks: Iterator[bytes], out: str) -> tuple[list[tuple[str, bool]], str]:
-    """Return the files in a tar archive, each with whether it is a folder, and the diff id.
+class Member(NamedTuple):
+    """A file in a layer."""
+
+    name: str  # absolute
+    is_folder: bool
+    link: str  # the target of a symbolic link, "" for other files
+
+
+def read_archive(chunks: Iterator[bytes], out: str) -> tuple[list[Member], str]:
+    """Return the files in a tar archive, and the diff id.
 
     A Nix database among them is written into the folder `out`. Raises tarfile.TarError.
     """
     archive, names = Archive(chunks), []
     with tarfile.open(fileobj=archive, mode="r|", bufsize=CHUNK) as members:
         for member in members:
-            names.append((normpath("/" + member.name), member.isdir()))
-            if names[-1][0] == DATABASE and member.isreg():
+            link = member.linkname if member.issym() else ""
+            names.append(Member(normpath("/" + member.name), member.isdir(), link))
+            if names[-1].name == DATABASE and member.isreg():
                 with open(os.path.join(out, "db.sqlite"), "wb") as database:
                     shutil.copyfileobj(members.extractfile(member), database)
     while archive.read(CHUNK):
@@ -190,17 +204,40 @@ def read_archive(chunks: Iterator[bytes], out: str) -> tuple[list[tuple[str, boo
     return names, "sha256:" + archive.sha256.hexdigest()
 
 
-def find_store_paths(layers: list[list[tuple[str, bool]]], store_dir: str) -> list[list[str]]:
-    """Return the store paths in each layer that no other one touches; sorted.
+def find_links(layers: list[list[Member]], store_dir: str) -> dict[str, str]:
+    """Return the links at the root of an image with these layers that lead into /usr.
 
-    `layers` are the names of the files in each, with whether they are folders.
+    One in place of the folder that holds the store is left out: the image has a folder there.
+
+    >>> links = [Member("/bin", False, "usr/bin"), Member("/nix", False, "/usr/nix")]
+    >>> find_links([links], "/nix/store")
+    {'bin': 'usr/bin'}
     """
+    root: dict[str, str] = {}
+    for members in layers:
+        added = {name[1:]: link for name, _, link in members if name.count("/") == 1}
+        for name in added:
+            if name == OPAQUE:
+                root.clear()
+            elif name.startswith(WHITEOUT):
+                root.pop(name[len(WHITEOUT) :], None)
+        root.update(added)
+    links = {name: normpath("/./" + link)[1:] for name, link in root.items()}
+    return {
+        name: link
+        for name, link in links.items()
+        if _USR_LINK.fullmatch(f"{name} {link}") and not store_dir.startswith(f"/{name}/")
+    }
+
+
+def find_store_paths(layers: list[list[Member]], store_dir: str) -> list[list[str]]:
+    """Return the store paths in each layer that no other one touches; sorted."""
     touched: list[set[str]] = []
     present: list[set[str]] = []
     for names in layers:
         touched.append(set())
         present.append(set())
-        for name, is_folder in names:
+        for name, is_folder, _ in names:
             folder, _, base = name.rpartition("/")
             is_whiteout = base.startswith(WHITEOUT)
             if is_whiteout:
@@ -218,8 +255,8 @@ def find_store_paths(layers: list[list[tuple[str, bool]]], store_dir: str) -> li
 
 def read_layers(
     layout: Layout, manifest: dict, diff_ids: list[str], attributes: dict
-) -> list[dict]:
-    """Return the descriptions of an image's layers, all of whose digests are checked."""
+) -> tuple[list[dict], dict[str, str]]:
+    """Return the descriptions of an image's layers, whose digests are checked; and its links."""
     layers, names = [], []
     for descriptor, diff_id in zip(manifest["layers"], diff_ids):
         blob = layout.find_blob(descriptor)
@@ -253,7 +290,7 @@ def read_layers(
         layer["storePaths"] = paths
         if not layer["annotations"]:
             del layer["annotations"]
-    return layers
+    return layers, find_links(names, attributes["storeDir"])
 
 
 def unpack_archive(archive: str, attributes: dict, layout: str) -> None:
@@ -287,8 +324,9 @@ def read_image(layout: Layout, attributes: dict) -> None:
     config = layout.read_json(field(manifest, "config", dict))
     diff_ids = check_config(config, architecture, layer_count)
     os.makedirs(outputs["out"], exist_ok=True)
-    layers = read_layers(layout, manifest, diff_ids, attributes)
+    layers, links = read_layers(layout, manifest, diff_ids, attributes)
     write_json(outputs["description"], layers)
+    write_json(outputs["links"], links)
     image = {
         "config": field(config, "config", dict, {}),
         "history": complete_history(field(config, "history", list, []), layer_count),

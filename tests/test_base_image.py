@@ -194,7 +194,7 @@ def test_right_one_of_several_images_is_taken(layout: Layout) -> None:
 
 
 def test_history_has_an_entry_for_each_layer(tmp_path: Path) -> None:
-    filler = {"comment": "base image"}
+    filler = {"comment": "base image", "created": "1970-01-01T00:00:01Z"}
     given: dict[str, tuple[list | None, list]] = {
         "none": (None, [filler] * 2),
         "too few": ([{"comment": "a"}], [{"comment": "a"}, filler]),

@@ -563,7 +563,7 @@ class TestConfiguration:
         found = self.configure()
         assert found["history"] == [
             {"comment": "of the base"},
-            {"comment": "/nix/store/x"},
+            {"comment": "/nix/store/x", "created": "1970-01-01T00:00:01Z"},
             {
                 "comment": "symlinks and files of the root",
                 "created": "1970-01-01T00:00:01Z",

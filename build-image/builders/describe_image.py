@@ -48,19 +48,18 @@ def merge_environment(*environments: list[str]) -> list[str]:
 
 
 def describe_history(layers: list[dict], created: str) -> list[dict[str, str]]:
-    """Return the history entries of packed layers: what is in each.
+    """Return the history entries of packed layers: what is in each, and when it was made.
 
-    The last one, which `docker history` shows first, also says when and by what the image was made.
-    Repeated in all of them, that would only make the configuration larger, which every client pulls
-    and every push sends.
+    Only the last one, which `docker history` shows first, says by what the image was made. All have
+    a time: without it, podman 3.4 and docker 25 crash when they show the history.
     """
     # The root's is the last one, the database's before it.
     others = {len(layers) - 1: "symlinks and files of the root", len(layers) - 2: "Nix database"}
     entries = [
-        {"comment": " ".join(layer["storePaths"]) or others[number]}
+        {"comment": " ".join(layer["storePaths"]) or others[number], "created": created}
         for number, layer in enumerate(layers)
     ]
-    entries[-1].update(created=created, created_by="nixery-build-image")
+    entries[-1]["created_by"] = "nixery-build-image"
     return entries
 
 

@@ -146,7 +146,8 @@ def complete_history(history: list[dict], layer_count: int) -> list[dict]:
     described = sum(not entry.get("empty_layer", False) for entry in history)
     if described > layer_count:
         history, described = [], 0
-    return history + [{"comment": "base image"}] * (layer_count - described)
+    filler = {"comment": "base image", "created": "1970-01-01T00:00:01Z"}
+    return history + [filler] * (layer_count - described)
 
 
 def decompress(blob: str, program: str | None) -> Iterator[bytes]:

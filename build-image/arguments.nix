@@ -338,4 +338,8 @@ else if problemsOf given != [ ] then
 else if !(given ? name) then
   throw "buildImage: name is missing: write name = \"hello\""
 else
-  normalize given
+  let
+    arguments = normalize given;
+  in
+  # Some forms of the image use neither.
+  builtins.seq arguments.tag (builtins.seq arguments.mediaTypes arguments)

@@ -560,6 +560,15 @@ class TestCommands:
         image = nix.image(f"{{ extraCommands = ''echo x > '{name}' ''; }}")
         assert image.file(os.path.normpath(name)) == b"x\n"
 
+    @pytest.mark.parametrize("commands", ["echo >nix", "ln -s / nix", "mkdir nix; echo >nix/store"])
+    def test_that_would_hide_the_store_are_refused(self, nix, commands):
+        error = nix.image_error(f'{{ contents = {ONE}; extraCommands = "{commands}"; }}')
+        assert "it would take the place of the store" in error
+
+    def test_may_write_beside_the_store(self, nix):
+        image = nix.image('{ extraCommands = "mkdir -p nix/store/x nix/var"; }')
+        assert image.tree["nix/store/x"].isdir() and image.tree["nix/var"].isdir()
+
     @pytest.mark.parametrize("argument", ["extraCommands", "fakeRootCommands"])
     def test_that_fail_end_the_build(self, nix, argument):
         error = nix.image_error(f'{{ {argument} = "false; true"; }}')

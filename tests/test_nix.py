@@ -517,6 +517,11 @@ class TestLayers:
         error = nix.error(*nix.call(["hello"], maxLayers=limit))
         assert "error: maxLayers must be a number from 1 to 125, not " in error
 
+    @pytest.mark.parametrize(("argument", "value"), [("tag", "a/b"), ("mediaTypes", "Oci")])
+    def test_arguments_that_the_answer_does_not_use_are_checked(self, nix, argument, value):
+        error = nix.error(*nix.call(["hello"], **{argument: value}))
+        assert f"error: {argument} must be " in error
+
     def test_default_limit_is_ninety_six(self, nix):
         text = nix.build(*nix.call(PACKAGES), "-A", "explain").path.read_text()
         assert allowed_layers(text) == 96

@@ -197,6 +197,18 @@ def check_tree(tree: Tree, store_dir: str, store_paths: set[str]) -> None:
             fail(f"contents: {source} would take the place of the store path /{place}")
 
 
+def check_store_folder(root: str, store_dir: str) -> None:
+    """End the build with one line if commands made something else where the store is."""
+    place = root
+    for part in store_dir.strip("/").split("/"):
+        place = os.path.join(place, part)
+        if os.path.lexists(place) and (os.path.islink(place) or not os.path.isdir(place)):
+            fail(
+                f"the commands made {place[len(root) :]}, which is no folder: it would take the "
+                "place of the store"
+            )
+
+
 def mode(place: str) -> int:
     """Return the permissions of a folder of the tree."""
     return stat.S_ISVTX | 0o777 if place == "tmp" else 0o755
@@ -287,6 +299,7 @@ def main() -> None:
         run("fakeRootCommands", [*fakeroot, *shell, attributes["fakeRootCommands"]], TREE, path)
         # Names would be those that the building machine has for the numbers.
         archive = [attributes["fakeroot"], "-i", remembered, "--", *archive, "--numeric-owner"]
+    check_store_folder(TREE, attributes["storeDir"])
     # The root itself is there too, with the mode and owner that commands gave it.
     archive += ["--no-unquote", "--no-recursion", "."]
     if names := sorted(os.listdir(TREE)):

@@ -10,8 +10,9 @@
   # Arguments of the image
   mtime ? "1970-01-01T00:00:01Z",
   importFromDerivation ? true,
-  # A checkout of nixpkgs, whose dockerTools are run beside: the folder
+  # Checkouts of nixpkgs and of nix2container, which are run beside: the folders
   nixpkgs ? null,
+  nix2container ? null,
 }:
 let
   pkgs = import set { };
@@ -73,7 +74,14 @@ in
     inherit contents mtime importFromDerivation;
   };
 
-  stream = import ./dockertools.nix { inherit pkgs nixpkgs contents; };
+  others = import ./other-builders.nix {
+    inherit
+      pkgs
+      nixpkgs
+      nix2container
+      contents
+      ;
+  };
 
   # What speed.py runs beside the image's builders, then what those run
   tools = [

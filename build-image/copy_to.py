@@ -112,7 +112,7 @@ class Image:
         derivation = self.derivations.get(store_path, "")
         wanted = f"{derivation}!out" if os.path.exists(derivation) else store_path
         try:
-            nix_store("--realise", wanted)
+            nix_store("--realise", "--no-gc-warning", wanted)
         except Failure as error:
             raise Failure(f"{store_path} is missing, build the image again: {error}") from None
 

@@ -12,6 +12,7 @@ BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
 
 import push  # noqa: E402
+from machines import Relay  # noqa: E402
 
 
 class Sink(http.server.BaseHTTPRequestHandler):
@@ -30,9 +31,9 @@ class Sink(http.server.BaseHTTPRequestHandler):
 def test_uploads_are_counted_and_downloads_are_not() -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Sink) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        relay = push.Relay(server.server_port)
+        relay = Relay(f"127.0.0.1:{server.server_port}")
         for _ in range(2):
-            address = f"http://127.0.0.1:{relay.port}/"
+            address = f"http://{relay.address}/"
             with urllib.request.urlopen(address, data=bytes(3_000_000)) as response:
                 assert len(response.read()) == 1_000_000
         server.shutdown()

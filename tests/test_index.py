@@ -130,6 +130,15 @@ class TestIndex:
             (derivation,) = run("nix-store", "--query", "--deriver", path).stdout.split()
             run("nix-store", "--realise", "--check", derivation)
 
+    def test_a_cache_gets_all_its_forms_and_what_plans_each_image(self, nix, forms):
+        cache = nix.build(*index_call(nix, "[ forArm forAmd ]"), "-A", "cache").path
+        plans = [
+            nix.build(*nix.expression(f"{IMAGES} {name}"), "-A", "groupedLayers").path
+            for name in ("forArm", "forAmd")
+        ]
+        wanted = [forms["out"], forms["copyTo"], forms["answer"], *plans]
+        assert set(map(str, wanted)) <= nix.closure(cache)
+
 
 class TestPushing:
     @pytest.fixture(scope="class")

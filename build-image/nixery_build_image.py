@@ -252,12 +252,14 @@ def main() -> int:
             os.open(os.devnull, os.O_RDONLY)  # Else a pipe to Nix would take its number.
     given = arguments_of(arguments)
     # -Q: Nix tells a failed builder's last lines with the error, not all of them as they come.
-    command = [nix_build, "--no-out-link", "--show-trace", "-Q", *arguments]
+    command = [nix_build, "--no-out-link", "--show-trace", "-Q"]
+    command.append(os.path.join(sources, "build-image.nix"))
     # What an evaluation with restrict-eval must be let read; with a name, so that "=" is no end.
-    for path in (os.path.dirname(sources), *map(given.get, ("srcArgs", "loadPkgs", "popularity"))):
+    files = map(given.get, ("srcArgs", "loadPkgs", "popularity", "known"))
+    for path in (os.path.dirname(sources), *files):
         if path and path.startswith("/"):
             command += ["-I", f"nixery={path}"]
-    command.append(os.path.join(sources, "build-image.nix"))
+    command += arguments
     try:
         os.getcwd()
     except OSError:

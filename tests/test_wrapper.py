@@ -175,6 +175,7 @@ def test_timeout(odd: Wrapper) -> None:
     ("words", "reason"),
     [
         ("--no-such-option", "no-such-option"),
+        ("--argstr maxLayers", "'--argstr' requires "),
         ("--argstr srcType wrong", "srcType must be 'nixpkgs', 'git' or 'path', not \"wrong\""),
         ("--argstr packages git", 'packages must be a JSON array of strings such as ["git"], not'),
         ("--argstr packages []", "packages is empty"),
@@ -356,9 +357,10 @@ def test_restricted_evaluation(wrapper: Wrapper, tmp_path: Path) -> None:
     """The wrapper names its files and those of its arguments, and nothing else can be read."""
     restricted = ("--option", "restrict-eval", "true")
     folder = copy_of_set(wrapper, tmp_path / "a=b c")
-    table = tmp_path / "table.json"
-    table.write_text("{}")
-    assert "manifest" in wrapper.answer(["hello"], *restricted, srcArgs=folder, popularity=table)
+    files = {"popularity": tmp_path / "popularity.json", "known": tmp_path / "known.json"}
+    for file in files.values():
+        file.write_text("{}")
+    assert "manifest" in wrapper.answer(["hello"], *restricted, srcArgs=folder, **files)
     (tmp_path / "outside.nix").write_text(f"import {wrapper.package_set}")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "default.nix").write_text("import ../outside.nix")

@@ -83,7 +83,7 @@ in
       ;
   };
 
-  # What speed.py runs beside the image's builders, then what those run
+  # What speed.py runs beside the image's builders, and what those run
   tools = [
     pkgs.gnutar
     pkgs.gzip
@@ -91,6 +91,7 @@ in
     pkgs.bash
     pkgs.coreutils
     pkgs.libdeflate
+    pkgs.zstd
     pkgs.python3
     pkgs.skopeo
   ];

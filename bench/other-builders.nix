@@ -1,5 +1,5 @@
-# Other builders on the small package set, for push.py to measure beside: nixpkgs' own
-# streamLayeredImage, and nix2container's own buildImage.
+# Other builders on the small package set, for speed.py and push.py to measure beside: nixpkgs' own
+# streamLayeredImage and buildLayeredImage, and nix2container's own buildImage.
 {
   # The small package set
   pkgs,
@@ -25,17 +25,16 @@ let
       done
       ${arguments.postBuild or ""}
     '';
-in
-{
-  stream =
+
+  dockerTools =
     let
       makeTools = import (nixpkgs + "/pkgs/build-support/docker");
       arguments = builtins.functionArgs makeTools;
 
-      # What the set lacks and streamLayeredImage does not run
+      # What the set lacks and layered images do not need
       missing = builtins.mapAttrs (_: _: null) (removeAttrs arguments [ "storeDir" ]);
 
-      # What the set lacks and streamLayeredImage does run
+      # What the set lacks and layered images need
       substitutes = {
         inherit lib symlinkJoin;
         callPackage = _: _: null;
@@ -75,11 +74,17 @@ in
         };
       };
     in
-    (makeTools (missing // builtins.intersectAttrs arguments pkgs // substitutes)).streamLayeredImage {
-      name = "application";
-      tag = "latest";
-      inherit contents;
-    };
+    makeTools (missing // builtins.intersectAttrs arguments pkgs // substitutes);
+
+  layered = {
+    name = "application";
+    tag = "latest";
+    inherit contents;
+  };
+in
+{
+  stream = dockerTools.streamLayeredImage layered;
+  archive = dockerTools.buildLayeredImage layered;
 
   nix2container =
     let

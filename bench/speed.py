@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Measure how long grouping and building images take; write the report and charts.
 
-    speed.py [--repeats N] [--report FOLDER] [GRAPH ...]
+    speed.py [--repeats N] [--nixpkgs FOLDER] [--report FOLDER]
 
 Without `--report`, nothing is written and the report is printed. Programs that are compared run
 alternately, `--repeats` times; a ratio is the median over neighboring runs, followed by the lowest
 and the highest. Times are those of whole processes with all their children.
 
-The first part times group_layers.py on graphs of many sizes and shapes (graphs.py), and on graphs
-that Nix has exported if any are named, beside a program that does nothing but `json.load` the file.
+The first part times group_layers.py on graphs of many sizes and shapes (graphs.py), beside a
+program that does nothing but `json.load` the file.
 
 The second part builds images of the small package set with Nix, beside `tar | pigz` of the same
-store paths. Everything but the packages is deleted afterwards. Without Nix, this part is left out.
+store paths and, with `--nixpkgs`, a checkout of nixpkgs, beside its dockerTools with the same
+contents. Everything but the packages is deleted afterwards. Without Nix, this part is left out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 from graphs import SHAPES
 from plot import Panel, draw
@@ -47,14 +48,34 @@ GROWING = [name for name in SHAPES if name not in OTHERS]
 GROWTH = (10_000, 100_000)
 COMPARED = (100, 1_000, 10_000, 100_000)
 
-# Bytes of the packages that change in images, as keys of images.nix.
+# Bytes of the packages that change in images, and revisions that they have otherwise
+Revisions = Mapping[str, str]
 CHANGING = ("100000", "1000000", "10000000", "30000000")
-IMAGE_SIZES = {"small": "50", "large": "500"}  # images.nix's names, and about how many store paths
+FIRST = dict.fromkeys(CHANGING, "first")
+# images.nix's names, and about how many store paths
+IMAGE_SIZES = {"small": "50", "application": "100", "large": "500"}
 
-# At most so many runs of what takes longest: images from nothing, and after a change.
-COLD_RUNS = {"small": 7, "large": 5}
+# At most so many runs of what takes longest: images from nothing; after a change, and growth.
+COLD_RUNS = 5
 CHANGE_RUNS = 3
-GROWTH_RUNS = 3
+
+CLOCKS = ("wall", "cpu")
+# Rows of the table of images from nothing
+IMAGE = "image"
+WITHOUT_IMPORT = "image, importFromDerivation = false"
+PIGZ = "tar \\| pigz -6"
+DOCKER_TOOLS = "buildLayeredImage"
+STREAM = "streamLayeredImage >file"
+
+# What compresses a layer, how, and in parts of how many MiB; None is the whole in one.
+COMPRESSORS = (
+    ("libdeflate-gzip -6 -c", (None, 2)),
+    ("pigz -6 -p 1", (None,)),
+    ("zstd -6 -T1 --quiet", (None, 2, 4, 8)),
+)
+
+
+Command = Sequence[Union[str, Path]]
 
 
 class Failure(Exception):
@@ -71,7 +92,7 @@ class Run(NamedTuple):
     log: str
 
 
-def run(command: Sequence[str | Path]) -> Run:
+def run(command: Command) -> Run:
     """Run a command to its end. Raises `Failure` unless it succeeds."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as log:
         start = time.perf_counter()
@@ -81,35 +102,23 @@ def run(command: Sequence[str | Path]) -> Run:
         process.returncode = status
         output.seek(0)
         log.seek(0)
-        result = Run(
-            wall,
-            usage.ru_utime + usage.ru_stime,
-            usage.ru_maxrss * 1024,
-            output.read(),
-            log.read(),
-        )
+        cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+        result = Run(wall, cpu, peak, output.read(), log.read())
     if status != 0:
         raise Failure(f"{' '.join(map(str, command))}: {result.log[-2000:].strip()}")
     return result
 
 
-def alternate(
-    commands: Mapping[str, Callable[[], Sequence[str | Path]]], repeats: int
-) -> dict[str, list[Run]]:
-    """Run the commands one after the other, and all that again: the list of runs of each.
+def alternate(commands: Mapping[str, Command | Callable], repeats: int) -> dict[str, list[Run]]:
+    """Run commands, or what functions return, in turn: the list of runs of each.
 
     What slows the machine down for a while slows neighbors down alike.
     """
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, command in commands.items():
-            runs[name].append(run(command()))
+            runs[name].append(run(command() if callable(command) else command))
     return runs
-
-
-def always(*command: str | Path) -> Callable[[], Sequence[str | Path]]:
-    """Return a command that is the same each time, for `alternate`."""
-    return lambda: command
 
 
 def median(runs: Iterable[Run], clock: str = "cpu") -> float:
@@ -117,20 +126,9 @@ def median(runs: Iterable[Run], clock: str = "cpu") -> float:
     return statistics.median(getattr(run, clock) for run in runs)
 
 
-class Ratio(NamedTuple):
-    """How many times as long the first of two programs takes."""
-
-    median: float
-    each: Sequence[float]
-
-    def __str__(self) -> str:
-        return spread(self.each)
-
-
-def ratio(these: Sequence[Run], those: Sequence[Run], clock: str = "cpu") -> Ratio:
-    """Compare two programs that ran in turn."""
-    each = [getattr(a, clock) / getattr(b, clock) for a, b in zip(these, those)]
-    return Ratio(statistics.median(each), each)
+def ratio(these: Sequence[Run], those: Sequence[Run], clock: str = "cpu") -> str:
+    """Return how many times as long the first of two programs takes, which ran in turn."""
+    return spread([getattr(a, clock) / getattr(b, clock) for a, b in zip(these, those)])
 
 
 def spread(values: Sequence[float]) -> str:
@@ -191,15 +189,11 @@ class Script:
                 subprocess.run(command, stdout=stream, check=True)
         return file
 
-    def nothing(self) -> list[str | Path]:
-        """Return the command of a bare interpreter."""
-        return [sys.executable, "-c", "pass"]
-
-    def parse(self, graph: Path) -> list[str | Path]:
+    def parse(self, graph: Path) -> Command:
         """Return the command that does nothing but parse a graph."""
         return [sys.executable, "-c", "import json, sys; json.load(open(sys.argv[1]))", graph]
 
-    def group(self, strategy: str, graph: Path) -> list[str | Path]:
+    def group(self, strategy: str, graph: Path) -> Command:
         """Return the command that groups the paths of a graph."""
         return [
             *(sys.executable, PROGRAM, "--strategy", strategy),
@@ -214,8 +208,8 @@ def compare_script(script: Script, repeats: int) -> dict[int, dict[str, list[Run
     for count in COMPARED:
         say(f"beside json.load: {count} paths")
         graph = script.graph("closure", count)
-        commands = {name: always(*script.group(name, graph)) for name in STRATEGIES}
-        commands["json.load"] = always(*script.parse(graph))
+        commands = {name: script.group(name, graph) for name in STRATEGIES}
+        commands["json.load"] = script.parse(graph)
         results[count] = runs = alternate(commands, repeats)
         for strategy in STRATEGIES:
             peak = median(runs[strategy], "peak")
@@ -234,8 +228,8 @@ def measure_growth(script: Script, repeats: int) -> None:
     for shape in GROWING:
         say(f"growth: {shape}")
         graphs = [script.graph(shape, count) for count in GROWTH]
-        commands = {file.name: always(*script.group(DEFAULT_STRATEGY, file)) for file in graphs}
-        small, large = alternate(commands, min(repeats, GROWTH_RUNS)).values()
+        commands = {file.name: script.group(DEFAULT_STRATEGY, file) for file in graphs}
+        small, large = alternate(commands, min(repeats, CHANGE_RUNS)).values()
         cells = [f"{median(runs):.2f}" for runs in (small, large)]
         rows.append((shape, *cells, f"{median(large) / median(small):.1f}"))
         for file in graphs:
@@ -244,19 +238,19 @@ def measure_growth(script: Script, repeats: int) -> None:
     report(f"Growth, strategy {DEFAULT_STRATEGY}, CPU time:", table(header, rows))
 
 
-def measure_single(script: Script, repeats: int, files: Sequence[Path]) -> None:
-    """Time the start, the graphs that are hard at one size, and the user's own graphs."""
+def measure_single(script: Script, repeats: int) -> None:
+    """Time the start, and the graphs that are hard at one size."""
     tiny = script.graph("chain", 3)
     commands = {
-        "bare": always(*script.nothing()),
-        "script": always(*script.group(DEFAULT_STRATEGY, tiny)),
+        "bare": [sys.executable, "-c", "pass"],
+        "script": script.group(DEFAULT_STRATEGY, tiny),
     }
     runs = alternate(commands, 3 * repeats)
     pairs = zip(runs["script"], runs["bare"])
     more = [1000 * (script_run.cpu - bare.cpu) for script_run, bare in pairs]
     rows = [("start, over a bare interpreter", spread(more))]
     hard = [script.graph("worst-order", 1_000), script.graph("equal-ratings", 200)]
-    for file in [*hard, *files]:
+    for file in hard:
         times = [1000 * run(script.group("nixery", file)).cpu for _ in range(repeats)]
         rows.append((f"{file.stem}, nixery", spread(times)))
     report(table(("", "CPU ms"), rows))
@@ -266,7 +260,7 @@ def measure_script(folder: Path, arguments: argparse.Namespace) -> None:
     """Report the first part and draw its chart."""
     report(f"## The script\n\n{machine()}, Python {platform.python_version()}.")
     script = Script(folder)
-    measure_single(script, arguments.repeats, arguments.graphs)
+    measure_single(script, arguments.repeats)
     compared = compare_script(script, arguments.repeats)
     measure_growth(script, arguments.repeats)
     lines: dict[str, list[tuple[int, float]]] = {}
@@ -293,6 +287,7 @@ class Builder:
 
     def __init__(self, packages: str) -> None:
         self.packages = packages
+        self.path = ""
         self.built: set[str] = set()
         # Revisions and times that no image in the store has had yet.
         self.unused = int(time.time())
@@ -308,13 +303,8 @@ class Builder:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", then)
 
     def command(
-        self,
-        program: str,
-        attribute: str,
-        size: str,
-        revisions: Mapping[str, str],
-        **more: str | bool,
-    ) -> list[str | Path]:
+        self, program: str, attribute: str, size: str, revisions: Revisions, **more: str | bool
+    ) -> Command:
         """Return a command that evaluates or builds an attribute of images.nix."""
         text = " ".join(f'"{bytes_}" = "{revision}";' for bytes_, revision in revisions.items())
         command: list[str | Path] = [program, BENCH / "images.nix", "--attr", attribute]
@@ -325,6 +315,18 @@ class Builder:
             command += kind or ["--argstr", name, str(value)]
         return [*command, "--no-out-link"] if program == "nix-build" else command
 
+    def tools(self, *command: str | Path) -> Command:
+        """Return a command that runs another one with the programs that builders run."""
+        if not self.path:
+            built = run(self.command("nix-build", "tools", "small", {})).output.split()
+            self.path = ":".join(f"{tool}/bin" for tool in built)
+        return ["env", f"PATH={self.path}", *command]
+
+    def closure(self, size: str, revisions: Revisions) -> list[str]:
+        """Return the store paths that the contents of an image refer to, sorted."""
+        packages = run(self.command("nix-build", "contents", size, revisions)).output.split()
+        return sorted(run(["nix-store", "--query", "--requisites", *packages]).output.split())
+
     def outputs(self, built: Run) -> list[str]:
         """Return the store paths that a run of nix-build has built, and remember them."""
         words = [line.split("'")[1] for line in built.log.splitlines() if line[:10] == "building '"]
@@ -334,121 +336,148 @@ class Builder:
 
     def delete(self) -> None:
         """Delete what was built and remembered."""
-        if self.built:
-            command = ["nix-store", "--delete", *sorted(self.built)]
-            subprocess.run(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
-            )
+        # What is in use stays.
+        with contextlib.suppress(Failure):
+            run(["nix-store", "--delete", *sorted(self.built)])
         self.built = set()
 
 
-def layers_of(image: str) -> dict[str, int]:
+def layers_of(image: Path) -> dict[str, int]:
     """Return the bytes of each layer of an OCI image layout, by digest."""
-    layers = {}
-    for blob in json.loads(Path(image, "manifest.json").read_text())[0]["Layers"]:
-        layers[blob] = Path(image, blob).stat().st_size
-    return layers
+    layers = json.loads((image / "manifest.json").read_text())[0]["Layers"]
+    return {blob: (image / blob).stat().st_size for blob in layers}
 
 
 def nar_size(paths: Sequence[str]) -> int:
     """Return how many bytes store paths have."""
+    if not paths:
+        return 0
     return sum(map(int, run(["nix-store", "--query", "--size", *paths]).output.split()))
 
 
-def measure_evaluation(builder: Builder, size: str, revisions: dict, repeats: int) -> list:
+def measure_evaluation(builder: Builder, size: str, repeats: int) -> list[tuple]:
     """Time evaluations of an image that is built already, and building it again: rows."""
 
-    def evaluate(attribute: str, **more: str | bool) -> Callable[[], Sequence[str | Path]]:
-        return always(*builder.command("nix-instantiate", attribute, size, revisions, **more))
+    def command(program: str, attribute: str, **more: str) -> Command:
+        return builder.command(program, attribute, size, FIRST, **more)
 
-    names, there, warm = "names of the packages only", "all, the plan being there", "nix-build"
+    names = "names of the packages only"
     commands = {
-        names: evaluate("contents"),
-        "until the first derivation is known": evaluate("image.groupedLayers"),
-        there: evaluate("image"),
-        "all, the plan being made (the one import)": lambda: builder.command(
-            "nix-instantiate", "image", size, revisions, mtime=builder.new_time()
+        names: command("nix-instantiate", "contents"),
+        "all, the plan being there": command("nix-instantiate", "image"),
+        "all, the plan being made (the one import)": lambda: command(
+            "nix-instantiate", "image", mtime=builder.new_time()
         ),
-        "all, without import from derivation": evaluate("image", importFromDerivation=False),
-        warm: always(*builder.command("nix-build", "image", size, revisions)),
+        "nix-build": command("nix-build", "image"),
     }
     runs = alternate(commands, repeats)
     rows = []
     for name, its_runs in runs.items():
         for each in its_runs:
             builder.outputs(each)
-        over_names = ratio(its_runs, runs[names], "wall")
-        over_all = ratio(its_runs, runs[there], "wall")
         milliseconds = spread([1000 * its_run.wall for its_run in its_runs])
-        rows.append((IMAGE_SIZES[size], name, milliseconds, over_names, over_all))
+        rows.append((IMAGE_SIZES[size], name, milliseconds, ratio(its_runs, runs[names], "wall")))
     return rows
 
 
-def measure_cold(builder: Builder, size: str, revisions: dict, repeats: int, folder: Path) -> list:
-    """Time building all layers from nothing beside tar and compressors: rows."""
-    closure = folder / "closure"
-    command = builder.command("nix-build", "contents", size, revisions)
-    packages = run(command).output.split()
-    paths = sorted(run(["nix-store", "--query", "--requisites", *packages]).output.split())
-    closure.write_text("\n".join(paths))
-    tar, _, pigz, *_ = run(builder.command("nix-build", "tools", size, {})).output.split()
-    archive = f"{tar}/bin/tar --create --absolute-names --files-from={closure}"
-    out = folder / "archive"
+def measure_cold(
+    builder: Builder, size: str, repeats: int, folder: Path, nixpkgs: Path | None
+) -> list[tuple]:
+    """Time building all of an image but its packages, beside other programs: rows."""
+    files = {PIGZ: folder / "compressed", STREAM: folder / "stream"}  # what others write
 
-    def build(importing: bool) -> Callable[[], Sequence[str | Path]]:
-        return lambda: builder.command(
-            "nix-build",
-            "image",
-            size,
-            revisions,
-            mtime=builder.new_time(),
-            importFromDerivation=importing,
-        )
+    def build(attribute: str, *words: str, **more: str | bool) -> Callable[[], Command]:
+        def command() -> Command:
+            revisions = {**FIRST, CHANGING[0]: builder.new()}
+            builder.outputs(run(builder.command("nix-build", "contents", size, revisions)))
+            more["mtime"] = builder.new_time()
+            return [*builder.command("nix-build", attribute, size, revisions, **more), *words]
 
+        return command
+
+    def stream() -> list[str]:
+        command = " ".join(f"'{word}'" for word in build("others.stream", **checkout)())
+        return ["sh", "-ec", f"$({command}) >{files[STREAM]}"]
+
+    checkout = {"nixpkgs": str(nixpkgs and nixpkgs.resolve())}
+    (folder / "closure").write_text("\n".join(builder.closure(size, FIRST)))
+    archive = f"tar --create --absolute-names --files-from={folder / 'closure'}"
+    others = {PIGZ: builder.tools("sh", "-c", f"{archive} | pigz -6 >{files[PIGZ]}")}
+    if nixpkgs:
+        others[DOCKER_TOOLS] = build("others.archive", **checkout)
+        others[STREAM] = stream
     commands = {
-        "image": build(True),
-        "image, max-jobs = auto": lambda: [*build(True)(), "--max-jobs", "auto"],
-        "image, importFromDerivation = false": build(False),
-        "tar \\| pigz -6": always("sh", "-c", f"{archive} | {pigz}/bin/pigz -6 >{out}"),
+        IMAGE: build("image"),
+        "image, max-jobs = auto": build("image", "--max-jobs", "auto"),
+        WITHOUT_IMPORT: build("image", importFromDerivation=False),
+        "image.archive": build("image.archive"),
+        **others,
     }
     runs = alternate(commands, repeats)
     rows = []
-    *images, pigz_runs = runs.values()
     for name, its_runs in runs.items():
-        row = [IMAGE_SIZES[size], name, f"{median(its_runs, 'wall'):.1f}"]
-        row += [f"{median(its_runs):.1f}", str(ratio(its_runs, pigz_runs, "wall"))]
-        if its_runs in images:
-            written = [nar_size(builder.outputs(each)) for each in its_runs]
-            layers = layers_of(its_runs[-1].output.strip())
-            total = sum(layers.values())
-            row += [len(layers), f"{total / MEGA:.1f}", f"{written[-1] / MEGA:.1f}"]
-            row += [f"{written[-1] / total:.3f}"]
-        else:
-            row += ["", f"{out.stat().st_size / MEGA:.1f}", "", ""]
-        rows.append(row)
+        written = [nar_size(builder.outputs(each)) for each in its_runs][-1]
+        result = files.get(name) or Path(its_runs[-1].output.strip())
+        layers = layers_of(result) if result.is_dir() else {}
+        total = sum(layers.values()) or result.stat().st_size
+        row = [f"{median(its_runs, clock):.1f}" for clock in CLOCKS]
+        row += [ratio(its_runs, runs[PIGZ], "wall")]
+        row += [ratio(its_runs, runs[DOCKER_TOOLS], clock) for clock in CLOCKS if nixpkgs]
+        sizes = len(layers) or "", f"{total / MEGA:.1f}", f"{written / MEGA:.1f}"
+        rows.append((IMAGE_SIZES[size], name, *row, *sizes))
     builder.delete()
     return rows
 
 
-def measure_change(builder: Builder, size: str, revisions: dict, repeats: int) -> list[tuple]:
+def measure_change(builder: Builder, size: str, repeats: int, **more: bool) -> list[tuple]:
     """Time building an image of which one package has changed.
 
     Returns (bytes of the package, bytes of changed layers, bytes written, runs) for each package.
     """
-    before = layers_of(run(builder.command("nix-build", "image", size, revisions)).output.strip())
+
+    def build(attribute: str, revisions: Revisions, **more: bool) -> Run:
+        return run(builder.command("nix-build", attribute, size, revisions, **more))
+
+    before = layers_of(Path(build("image", FIRST, **more).output.strip()))
     results = []
-    for changed in revisions:
+    for changed in CHANGING:
         runs = []
         for _ in range(repeats):
-            now = {**revisions, changed: builder.new()}
-            builder.outputs(run(builder.command("nix-build", "contents", size, now)))
-            runs.append(run(builder.command("nix-build", "image", size, now)))
+            now = {**FIRST, changed: builder.new()}
+            builder.outputs(build("contents", now))
+            runs.append(build("image", now, **more))
             written = nar_size(builder.outputs(runs[-1]))
-        after = layers_of(runs[-1].output.strip())
+        after = layers_of(Path(runs[-1].output.strip()))
         moved = sum(count for layer, count in after.items() if layer not in before)
         results.append((int(changed), moved, written, runs))
     builder.delete()
     return results
+
+
+def measure_compressors(builder: Builder, folder: Path) -> None:
+    """Report what compressors make of the application's closure, whole and in parts."""
+    archive, out = folder / "archive", folder / "compressed"
+    paths = builder.closure("application", {})
+    run(builder.tools("tar", "--create", "--absolute-names", f"--file={archive}", *paths))
+    total = archive.stat().st_size
+    rows = []
+    for program, sizes in COMPRESSORS:
+        for size in sizes:
+            say(f"{program}, parts: {size}")
+            command = f"{program} <{archive} >{out}"
+            if size:
+                command = f"split --bytes={size}M --filter='{program}' {archive} >{out}"
+            cpu = run(builder.tools("sh", "-c", command)).cpu
+            compressed = out.stat().st_size
+            if not size:
+                whole = compressed
+            cells = f"{total / cpu / MEGA:.0f}", f"{compressed / MEGA:.1f}"
+            more = f"{100 * compressed / whole - 100:.2f} %" if size else ""
+            rows.append((program, f"{size} MiB" if size else "whole", *cells, more))
+    report(
+        f"Compressors on one core, on a tar archive of {total / MEGA:.0f} MB:",
+        table(("program", "parts", "MB/s of CPU time", "MB", "more than whole"), rows),
+    )
 
 
 def measure_images(folder: Path, arguments: argparse.Namespace, packages: str) -> None:
@@ -456,53 +485,42 @@ def measure_images(folder: Path, arguments: argparse.Namespace, packages: str) -
     builder = Builder(packages)
     version = run(["nix-build", "--version"]).output.strip().rpartition(" ")[2]
     report(f"## The image build\n\n{machine()}, Nix {version} with its default settings.")
+    measure_compressors(builder, folder)
     repeats = arguments.repeats
-    revisions = dict.fromkeys(CHANGING, "first")
-    evaluations, colds = [], []
+    evaluations, colds, changed = [], [], []
     changes = {}
-    often = 3 * repeats  # what takes milliseconds
+    # What takes milliseconds, and seconds
+    often, cold, few = 3 * repeats, min(repeats, COLD_RUNS), min(repeats, CHANGE_RUNS)
     for size, paths in IMAGE_SIZES.items():
         say(f"building the image of some {paths} paths")
-        run(builder.command("nix-build", "image", size, revisions))
-        run(builder.command("nix-build", "image", size, revisions, importFromDerivation=False))
+        run(builder.command("nix-build", "image", size, FIRST))
         say("evaluation")
-        evaluations += measure_evaluation(builder, size, revisions, often)
+        evaluations += measure_evaluation(builder, size, often)
         say("all from nothing")
-        few = min(repeats, COLD_RUNS[size])
-        colds += measure_cold(builder, size, revisions, few, folder)
+        colds += measure_cold(builder, size, cold, folder, arguments.nixpkgs)
         say("one package changed")
-        changes[size] = measure_change(builder, size, revisions, min(repeats, CHANGE_RUNS))
+        changes[size] = measure_change(builder, size, few)
+        say("one package changed, without import from derivation")
+        without = measure_change(builder, size, few, importFromDerivation=False)
+        for name, results in (IMAGE, changes[size]), (WITHOUT_IMPORT, without):
+            for package, moved, written, runs in results:
+                sizes = [f"{package / MEGA:g}", f"{moved / MEGA:.2f}", f"{written / MEGA:.2f}"]
+                times = [spread([getattr(each, clock) for each in runs]) for clock in CLOCKS]
+                changed.append((paths, name, *sizes, *times))
+    header = ["paths", "", "wall s", "CPU s", f"wall / {PIGZ}"]
+    if arguments.nixpkgs:
+        header += [f"{clock} / {DOCKER_TOOLS}" for clock in ("wall", "CPU")]
     report(
         f"Evaluation, and building when nothing has changed ({often} runs):",
-        table(("paths", "", "wall ms", "/ names", "/ all"), evaluations),
-        "All from nothing (runs: {})".format(
-            ", ".join(
-                f"{min(repeats, COLD_RUNS[size])} of {paths} paths"
-                for size, paths in IMAGE_SIZES.items()
-            )
-        ),
+        table(("paths", "", "wall ms", "/ names"), evaluations),
+        f"All from nothing but the packages ({cold} runs):",
+        table((*header, "layers", "MB", "written MB"), colds),
+        f"One package changed ({few} runs):",
         table(
-            (
-                *("paths", "", "wall s", "CPU s", "wall / tar \\| pigz"),
-                *("layers", "image MB", "written MB", "written / image"),
-            ),
-            colds,
+            ("paths", "", "package MB", "changed layers MB", "written MB", "wall s", "CPU s"),
+            changed,
         ),
-        f"One package changed ({min(repeats, CHANGE_RUNS)} runs):",
-        table(
-            ("paths", "package MB", "changed layers MB", "written MB", "wall s"),
-            (
-                (
-                    IMAGE_SIZES[size],
-                    f"{changed / MEGA:g}",
-                    f"{moved / MEGA:.2f}",
-                    f"{written / MEGA:.2f}",
-                    spread([its_run.wall for its_run in runs]),
-                )
-                for size, results in changes.items()
-                for changed, moved, written, runs in results
-            ),
-        ),
+        f"In the last 15 minutes {os.getloadavg()[2]:.1f} processes were running on average.",
     )
     lines = {
         f"{IMAGE_SIZES[size]} paths, one changed": sorted(
@@ -510,19 +528,14 @@ def measure_images(folder: Path, arguments: argparse.Namespace, packages: str) -
         )
         for size, results in changes.items()
     }
-    for row in ("image", "tar \\| pigz -6"):
-        name = "all from nothing" if row == "image" else "tar | pigz -6 of all"
-        lines[name] = []
-        for size in IMAGE_SIZES.values():
-            (total,) = (float(c[6]) for c in colds if c[:2] == (size, "image"))
-            (seconds,) = (float(c[2]) for c in colds if c[:2] == (size, row))
-            lines[name].append((total, seconds))
+    for what, name in {IMAGE: "all from nothing", PIGZ: "tar | pigz -6 of all"}.items():
+        lines[name] = [(float(row[-2]), float(row[2])) for row in colds if row[1] == what]
     chart = draw(
-        [Panel(f"images of {' and '.join(IMAGE_SIZES.values())} store paths", lines)],
+        [Panel(f"images of {', '.join(IMAGE_SIZES.values())} store paths", lines)],
         "Time to build an image",
         "MB in layers that change, compressed",
         "seconds",
-        bold=list(lines)[:2],
+        bold=list(lines)[: len(changes)],
         logarithmic=True,
     )
     if arguments.report is not None:
@@ -538,26 +551,14 @@ def find_packages() -> str | None:
     return fetched.stdout.splitlines()[-1] if fetched.returncode == 0 else None
 
 
-def measure(arguments: argparse.Namespace) -> None:
-    """Print the report."""
-    with tempfile.TemporaryDirectory(prefix="speed-") as folder:
-        measure_script(Path(folder), arguments)
-    packages = find_packages()
-    if packages is None:
-        report("_Left out: the image build, which needs Nix and the small package set._")
-        return
-    with tempfile.TemporaryDirectory(prefix="speed-") as folder:
-        measure_images(Path(folder), arguments, packages)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--repeats", metavar="N", type=int, default=7, help="runs of each (default: %(default)s)")
+    add("--nixpkgs", metavar="FOLDER", type=Path, help="a checkout to take dockerTools from")
     add("--report", metavar="FOLDER", type=Path, help="write speed.md and charts there")
-    add("graphs", metavar="GRAPH", type=Path, nargs="*", help="a graph that Nix has exported")
     arguments = parser.parse_args(argv)
     # No cache is asked, and nothing is written beside the programs that run.
     os.environ["NIX_CONFIG"] = os.environ.get("NIX_CONFIG", "") + "\nsubstituters ="
@@ -568,7 +569,13 @@ def main(argv: list[str] | None = None) -> int:
                 file = stack.enter_context(open(arguments.report / "speed.md", "w"))
                 stack.enter_context(contextlib.redirect_stdout(file))
                 report("# Speed, measured", "Written by `bench/speed.py --report bench`.")
-            measure(arguments)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="speed-")))
+            measure_script(folder, arguments)
+            packages = find_packages()
+            if packages:
+                measure_images(folder, arguments, packages)
+            else:
+                report("_Left out: the image build, which needs Nix and the small package set._")
     except Failure as failure:
         say(str(failure))
         return 1

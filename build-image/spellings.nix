@@ -21,7 +21,7 @@ let
   alphabet = letters ++ characters "0123456789-_";
 
   # All spellings that are one slip away, the likeliest slips first. Looking these up takes the same
-  # time in a set of 25 000 names as in a small one; measuring the distance to each name does not.
+  # time in a large set of names as in a small one; measuring the distance to each name does not.
   slips =
     name:
     let

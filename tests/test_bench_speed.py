@@ -51,7 +51,7 @@ def test_ratios_are_those_of_neighbors() -> None:
         return [speed.Run(each, each, 0, "", "") for each in seconds]
 
     compared = speed.ratio(runs(2, 40, 3), runs(1, 10, 1))
-    assert str(compared) == "3.00 (2.00 to 4.00)"
+    assert compared == "3.00 (2.00 to 4.00)"
 
 
 def test_a_failing_program_is_no_measurement() -> None:

@@ -56,8 +56,7 @@ let
     ];
   };
 
-  # Once for all derivations of a program, since the folder is read and hashed: doing that for each
-  # of a hundred layers would take half of an image's evaluation.
+  # Once for all derivations of a program, since the folder is read and hashed.
   sources = builtins.mapAttrs (
     program: modules:
     builtins.path {

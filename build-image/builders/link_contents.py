@@ -15,8 +15,8 @@ Attributes: `contents`, a list; `exportReferencesGraph.closure`, theirs; `extraC
 the tree as the archive `out`, which ends with exactly two empty blocks and is not compressed, so
 that Nix finds the store paths that it names.
 
-The tree stays in memory unless there are commands: an image has thousands of links, and creating
-6 500 of them as files, only for tar to read them, took 2 s of 3.
+The tree stays in memory unless there are commands: an image has thousands of links, and
+creating them as files, only for tar to read them, would take most of the time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MOST_CONTESTED = 10
 PR_SET_CHILD_SUBREAPER = 36
 
 # At how many places a folder may be there by links. Packages that link to each other's folders make
-# a tree that is exponential in their number otherwise; 2 is the most that was seen in real ones.
+# a tree that is exponential in their number otherwise; real ones have one or two.
 MOST_PLACES = 8
 
 # What is at each place, as seen from the root: the target of a link, None for a folder. Folders
@@ -243,7 +243,7 @@ def write_archive(tree: Tree, file: str, mtime: int) -> None:
 
 def run(what: str, command: list[str], folder: str, path: str = "") -> None:
     """Run `command` in `folder`; end the build with one line if it fails."""
-    import ctypes  # takes 9 ms, with the next one; an image without commands does not need it
+    import ctypes  # slow, as is the next one; an image without commands does not need them
     import subprocess
 
     # Time zone and epoch are those that stdenv sets. fakeroot is to imitate a change of owner even

@@ -32,16 +32,16 @@ from oci import LAYER_TYPE, WHITEOUT
 from processes import cores, expect_success, start
 
 # compressor: (ending of the media type, arguments, bytes of a part)
-# `libdeflate-gzip -6` compresses 447 MB of programs to 149.8 MB in 4.8 s on one core, zlib (pigz,
-# gzip) to 152.2 MB in 16 s. Compressing in parts of 2 MiB adds 0.09 % to gzip's output, parts of
-# 8 MiB 0.2 % to zstd's (4 MiB: 0.9 %). With -T1, no setting of the machine plays a part.
+# bench/speed.py compares them. libdeflate makes smaller layers than zlib (pigz, gzip) in a third of
+# the time. Parts of 2 MiB add 0.1 % to its output; zstd's need 8 MiB, or they add more than 1 %.
+# With -T1, no setting of the machine plays a part.
 _COMPRESSORS = {
     "none": ("", None, 0),
     "gz": ("+gzip", ["-6", "-c"], 2 << 20),
     "zstd": ("+zstd", ["-6", "--quiet", "--stdout", "-T1"], 8 << 20),
 }
 
-# More would wait: tar and hashing reach 800 MB/s, a compressor 90 (zstd: 60). Each has its part and
+# More would wait for tar and for hashing, which take one core each. A compressor has its part and
 # its output in memory.
 MOST_COMPRESSORS = 12
 

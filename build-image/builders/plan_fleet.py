@@ -18,7 +18,7 @@ import sys
 from attributes import read_attributes, read_json, write_json
 from plan_layers import load, prepare
 
-TYPE_CHECKING = False  # as typing has it, which takes 3 ms to import
+TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
     from group_layers import Layer
 

@@ -27,7 +27,7 @@ import sys
 
 from attributes import fail, read_attributes, read_json, write_json
 
-TYPE_CHECKING = False  # as typing has it, which takes 3 ms to import
+TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar

@@ -1,6 +1,6 @@
 """Processes that builders start.
 
-The module subprocess is not used, since importing it takes 5 ms, and packing a layer 40.
+The module subprocess is not used: it is slow to import, beside packing a small layer.
 """
 
 from __future__ import annotations

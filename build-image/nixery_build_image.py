@@ -22,7 +22,6 @@ signal or is killed, its builds end. docs/registry.md has the whole contract.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import queue
@@ -32,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import NamedTuple
@@ -62,8 +62,6 @@ _COLLECTED = re.compile(
     rf"path '[^']*' is not valid|/[0-9a-z]{{32}}-\S*: No such file or directory|{NO_REASON}$"
 )
 ATTEMPTS = 3
-
-PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
 
 
 class Failure(NamedTuple):
@@ -191,11 +189,41 @@ def has_cache() -> bool:
     return os.path.isabs(folder) and os.path.isdir(folder) and os.access(folder, os.W_OK)
 
 
+class Guard:
+    """A process that ends nix-build when this one has been killed.
+
+    Nix misses a signal that comes right before it waits, so it is told every second. The kernel's
+    own signal at the death of a parent, PR_SET_PDEATHSIG, comes only once.
+    """
+
+    def __init__(self) -> None:
+        reading, self.pipe = os.pipe()
+        if os.fork() != 0:
+            os.close(reading)
+            self.watch(0)
+            return
+        os.setsid()  # signals to the caller's process group are not meant for it
+        os.close(self.pipe)
+        os.closerange(0, 3)  # else who reads the answer would wait for this process, too
+        with open(reading, "rb") as pipe:
+            process = int(pipe.read().split()[-1])  # ends when nobody can write any more
+        with contextlib.suppress(ProcessLookupError):
+            while process:
+                os.kill(process, signal.SIGTERM)
+                time.sleep(1)
+        os._exit(0)
+
+    def watch(self, process: int) -> None:
+        """Say which process is to end; 0 for none."""
+        with contextlib.suppress(OSError):  # the guard itself has been killed
+            write(self.pipe, b"%d\n" % process)
+
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
 
 
 def build(
-    command: list[str], environment: dict[str, str], errors: ErrorOutput
+    command: list[str], environment: dict[str, str], errors: ErrorOutput, guard: Guard
 ) -> tuple[int, bytes, Failure]:
     """Run nix-build; return its exit status, what it printed and, if it failed, why."""
     process: subprocess.Popen[bytes] | None = None
@@ -212,18 +240,18 @@ def build(
     # A signal that comes right before a program waits is noticed only when the wait ends. So this
     # program looks every second, and tells Nix again, which has the same problem.
     signal.setitimer(signal.ITIMER_REAL, 1, 1)
-    prctl = ctypes.CDLL(None).prctl
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
-        preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+        preexec_fn=lambda: guard.watch(os.getpid()),
     )
     failure = find_failure(errors.pass_on(process.stderr))
     output = process.stdout.read()
     status = process.wait()
+    guard.watch(0)
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
@@ -265,6 +293,7 @@ def main() -> int:
     except OSError:
         os.chdir("/")
     environment = dict(os.environ)
+    guard = Guard()
     errors = ErrorOutput()
     with contextlib.ExitStack() as stack:
         if not has_cache():
@@ -272,7 +301,7 @@ def main() -> int:
                 folder = tempfile.TemporaryDirectory(prefix="nixery-build-image-")
                 environment["XDG_CACHE_HOME"] = stack.enter_context(folder)
         for _ in range(ATTEMPTS):
-            status, answer, failure = build(command, environment, errors)
+            status, answer, failure = build(command, environment, errors, guard)
             if status == 0 or not failure.is_passing:
                 break
     summary = failure.summary

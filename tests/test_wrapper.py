@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -452,3 +453,25 @@ def test_a_signal_ends_the_builds(odd: Wrapper, number: signal.Signals) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("the builder is still there")
+
+
+def test_killed_program_goes_on_ending_nix(tmp_path: Path) -> None:
+    """Nix can miss a signal, as this one misses two."""
+    nix = tmp_path / "nix-build"
+    nix.write_text(
+        "#!/bin/bash\n"
+        "trap 'let heard+=1; ((heard < 3)) || exit' TERM\n"
+        "echo $$ >&2\n"
+        "while :; do sleep 0.1; done\n"
+    )
+    nix.chmod(0o755)
+    command = [sys.executable, ROOT / "build-image" / "nixery_build_image.py", nix, tmp_path]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    words = Path(f"/proc/{int(process.stderr.readline())}/cmdline")
+    process.kill()
+    process.communicate()
+    for _ in range(600):
+        if not (words.exists() and words.read_text()):  # a dead process has none
+            return
+        time.sleep(0.1)
+    raise AssertionError("Nix is still there")

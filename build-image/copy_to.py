@@ -194,8 +194,10 @@ def nix_store(*words: str) -> str:
     try:
         command = ["nix-store", *words]
         return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise Failure(str(error)) from None
+    except OSError as error:
+        raise Failure(f"nix-store: {error.strerror}") from None
+    except subprocess.CalledProcessError as error:
+        raise Failure(f"nix-store failed with status {error.returncode}") from None
 
 
 def say(message: str) -> None:

@@ -111,10 +111,9 @@ import sys
 from collections import Counter, namedtuple
 from contextlib import suppress
 from functools import partial, reduce
-from heapq import heappop, heappush
 from itertools import chain, compress
 from math import sqrt
-from operator import add, and_, mul, or_
+from operator import add, and_, attrgetter, mul, or_
 
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
@@ -869,16 +868,15 @@ STRATEGIES = {"nixery": _nixery, "reuse": _reuse}
 #
 # 1. Each large path is a part, and so are the small paths together that are in the same images and
 #    have closures of about the same size. At first, a part is a layer of each image that has it.
+#    A known layer is a part of each image that it fits into, and of one more image of its own.
 # 2. While an image has more layers than its budget, the two parts that cost least become one, in
 #    all images that have both. Each of them costs its bytes if it is in other images as well, for
 #    it is there twice then; and its bytes times the chance that an update changes the two together,
 #    but not this one alone. The sum is divided by the number of images that have too many layers.
-#
-# A known layer is a part of each image that it fits into, and of one more that has them all.
 
 # Of so many paths an update changes one, on average. A layer changes with any path that it needs:
 # if the changed share is exponentially distributed, one that needs n paths stays as it is with a
-# chance of 100 / (100 + n). bench/fleets.py measures what half and twice as many are worth.
+# chance of 100 / (100 + n). bench/results.md has the figures with half and twice as many.
 PATHS_PER_CHANGE = 100
 # A path is large that has a thousandth of the bytes. There are at most so many parts, and one more
 # in each image for what is worth least. This bounds the time, which is quadratic.
@@ -898,7 +896,13 @@ def group_fleet(
     others have such layers where they fit. An image that none of them fits is grouped as by
     `group` if it is the only one. Raises `GraphError` for a budget below 1.
     """
-    fleet: dict[str, list[Layer]] = {}
+    sizes = dict(chain(*(zip(graph.paths, graph.nar_sizes) for graph in graphs.values())))
+
+    def as_layer(paths: list[str], reason: str) -> Layer:
+        size = sum(map(sizes.__getitem__, paths))
+        return Layer(sorted(paths), size, max(paths, key=sizes.__getitem__), reason)
+
+    fleet: dict[str, list[Layer]] = {name: [] for name in graphs}
     layers = {tuple(sorted({*layer})) for plan in known for layer in plan}
     for name, graph in graphs.items():
         if budgets[name] < 1:
@@ -906,15 +910,17 @@ def group_fleet(
         paths = sorted(graph.paths)
         kept = [p for p in known if len(p) <= budgets[name] and sorted(chain(*p)) == paths]
         if kept:
-            number = {path: n for n, path in enumerate(graph.paths)}
-            contents = [[number[path] for path in layer] for layer in min(kept)]
-            sizes = graph.nar_sizes.__getitem__
-            fleet[name] = [_layer(graph, max(it, key=sizes), it, "known") for it in contents]
+            fleet[name] = [as_layer(contents, "known") for contents in kept[0]]
         elif len(graphs) == 1 and not any(map({*paths}.issuperset, layers)):
             fleet[name] = group(graph, budgets[name], popularity)
-    rest = sorted(graphs.keys() - fleet.keys())
-    merger = _Fleet([graphs[name] for name in rest], [budgets[name] for name in rest], layers)
-    fleet.update(zip(rest, merger.merge()))
+    rest = [name for name in sorted(graphs) if not fleet[name]]
+    paths, parts = _divide([graphs[name] for name in rest], layers)
+    parts = _merge(parts, [budgets[name] for name in rest])
+    for part in sorted(parts, key=lambda it: -_count_bits(it.images)):
+        reason = "known" if part.images >> len(rest) else "fleet"
+        layer = as_layer([*_selected(paths, part.paths)], reason)
+        for name in _selected(rest, part.images):
+            fleet[name].append(layer)
     for name, graph in graphs.items():
         _check(graph, budgets[name], fleet[name])
     return fleet
@@ -925,143 +931,100 @@ class _Part:
 
     __slots__ = "chance", "cost", "images", "needs", "partner", "paths", "size"
 
-    def __init__(self, paths: int, size: int, needs: int, chance: int) -> None:
-        self.paths, self.size, self.needs, self.chance, self.images = paths, size, needs, chance, 0
-        self.partner, self.cost = self, _NEVER  # the part that it costs least to merge it with
+    def __init__(self, paths: int, size: int, needs: int, images: int) -> None:
+        self.paths, self.size, self.needs, self.images = paths, size, needs, images
+        self.chance = _chance(needs)
+        self.partner, self.cost = self, _UNKNOWN  # what it costs least to merge it with
+
+    def cost_with(self, other: _Part, crowded: int) -> float:
+        """Return what it costs to merge the two, in bytes for each crowded image that has both."""
+        images = self.images & other.images
+        if not images & crowded or self is other:
+            return _NEVER
+        chance = _chance(self.needs | other.needs)
+        cost = self.size * (self.chance - chance + (self.images != images))
+        cost += other.size * (other.chance - chance + (other.images != images))
+        return cost / _count_bits(images & crowded)
 
 
-_NEVER = 1 << 128  # more than any cost; they are in bytes times 2**30, as chances are times 2**30
+_UNKNOWN, _NEVER = -1.0, float("inf")
 _count_bits = getattr(int, "bit_count", lambda bits: f"{bits:b}".count("1"))  # Python 3.10
 
 
-class _Fleet:
-    """Images of these graphs, and one more, without a budget, that has all known layers."""
+def _chance(paths: int) -> float:
+    """Return the chance that an update leaves all these paths as they are."""
+    return PATHS_PER_CHANGE / (PATHS_PER_CHANGE + _count_bits(paths))
 
-    def __init__(
-        self, graphs: list[Graph], budgets: list[int], known: Iterable[tuple[str, ...]]
-    ) -> None:
-        every = {path for graph in graphs for path in graph.paths}
-        self.paths = sorted(every, key=lambda path: (store_name(path), path))
-        self.sizes, self.needs, images, closure_sizes = ([0] * len(every) for _ in range(4))
-        numbers = {path: number for number, path in enumerate(self.paths)}
-        for image, graph in enumerate(graphs):
-            number = [numbers[path] for path in graph.paths]
-            edges = [*graph.references, [*graph.roots, *graph.unreached]]
-            for path in reversed(_reverse_postorder(edges, len(number))[1:]):
-                self.sizes[number[path]] = graph.nar_sizes[path]
-                closure_sizes[number[path]] = graph.closure_sizes[path]
-                images[number[path]] |= 1 << image
-                below = (self.needs[number[needed]] for needed in graph.references[path])
-                if not self.needs[number[path]]:
-                    self.needs[number[path]] = reduce(or_, below, 1 << number[path])
 
-        self.all_known = 1 << len(graphs)
-        self.budgets = [*budgets, sys.maxsize]
-        self.in_image: list[set[_Part]] = [set() for _ in self.budgets]
-        self.crowded = 0  # the images that have more layers than their budgets
-        self.parts: dict[int, _Part] = {}  # by paths
-        self.queue: list[tuple[int, int]] = []  # cost of merging with the partner, paths
-        # The chance that an update leaves so many paths as they are.
-        self.chances = [
-            (PATHS_PER_CHANGE << 30) // (PATHS_PER_CHANGE + count)
-            for count in range(len(every) + 1)
-        ]
-        fitting = [[numbers[path] for path in layer] for layer in known if every.issuperset(layer)]
-        by_size = sorted((-sum(self.sizes[p] for p in paths), sorted(paths)) for paths in fitting)
-        for _, paths in by_size:
-            users = reduce(and_, map(images.__getitem__, paths))
-            for path in paths:
-                images[path] ^= users
-            if users:
-                self._place(sum(1 << path for path in paths), users | self.all_known)
+def _divide(graphs: list[Graph], known: set[tuple]) -> tuple[list[str], list[_Part]]:
+    """Return all paths, whose numbers are bits elsewhere, and the parts of the images."""
+    every = {path for graph in graphs for path in graph.paths}
+    paths = sorted(every, key=lambda path: (store_name(path), path))
+    numbers = {path: number for number, path in enumerate(paths)}
+    sizes, closure_sizes, needs, images = ([0] * len(paths) for _ in range(4))
+    for image, graph in enumerate(graphs):
+        number = [numbers[path] for path in graph.paths]
+        edges = [*graph.references, [*graph.roots, *graph.unreached]]
+        for path in reversed(_reverse_postorder(edges, len(number))[1:]):
+            sizes[number[path]] = graph.nar_sizes[path]
+            closure_sizes[number[path]] = graph.closure_sizes[path]
+            images[number[path]] |= 1 << image
+            below = (needs[number[needed]] for needed in graph.references[path])
+            needs[number[path]] = reduce(or_, below, 1 << number[path])
 
-        large = sum(self.sizes) // MOST_PARTS
-        alike: dict[tuple, int] = {}
-        for path, size in enumerate(self.sizes):
-            alone = path if size > large else None
-            key = images[path], closure_sizes[path].bit_length(), alone
-            alike[key] = alike.get(key, 0) | 1 << path
-        worth = {
-            key: sum(_selected(self.sizes, paths)) * (_count_bits(key[0]) - 1)
-            for key, paths in alike.items()
-            if key[0]
-        }
-        ranked = sorted(worth, key=worth.__getitem__, reverse=True)
-        for key in ranked[:MOST_PARTS]:
-            self._place(alike[key], key[0])
-        for image in range(len(graphs)):
-            least = [alike[key] for key in ranked[MOST_PARTS:] if key[0] >> image & 1]
-            if least:
-                self._place(reduce(or_, least), 1 << image)
+    alike: Counter[tuple] = Counter()  # paths as bits; a key begins with the images
+    worth: Counter[tuple] = Counter()
+    fitting = [[numbers[path] for path in layer] for layer in known if every.issuperset(layer)]
+    fitting.sort(key=lambda layer: (-sum(map(sizes.__getitem__, layer)), layer))
+    for own_image, layer in enumerate(fitting, len(graphs)):
+        users = reduce(and_, map(images.__getitem__, layer))
+        for path in layer:
+            images[path] ^= users
+            alike[users | 1 << own_image, "known"] |= 1 << path
+    large = sum(sizes) // MOST_PARTS
+    for path, size in enumerate(sizes):
+        level = path if size > large else ~closure_sizes[path].bit_length()
+        alike[images[path], level] |= 1 << path
+        worth[images[path], level] += size * (_count_bits(images[path]) - 1)
+    for key, _ in worth.most_common()[MOST_PARTS:]:
+        least = alike.pop(key)
+        for image in _selected(range(len(graphs)), key[0]):
+            alike[1 << image, "rest"] |= least
 
-    def _place(self, paths: int, images: int) -> _Part:
-        """Give a layer to images; return it."""
-        if paths not in self.parts:
-            size = sum(_selected(self.sizes, paths))
-            needs = reduce(or_, _selected(self.needs, paths))
-            self.parts[paths] = _Part(paths, size, needs, self.chances[_count_bits(needs)])
-        self.parts[paths].images |= images
-        for image in _selected(range(len(self.budgets)), images):
-            self.in_image[image].add(self.parts[paths])
-            self.crowded |= (len(self.in_image[image]) > self.budgets[image]) << image
-        return self.parts[paths]
+    layers: Counter[int] = Counter()  # images by paths: what is worth least may be the same in two
+    for (users, _), held in alike.items():
+        layers[held] |= users
+    return paths, [
+        _Part(held, sum(_selected(sizes, held)), reduce(or_, _selected(needs, held)), users)
+        for held, users in sorted(layers.items())
+    ]
 
-    def merge(self) -> list[list[Layer]]:
-        """Merge until no image has more layers than its budget; return the layers of each."""
-        for part in self.parts.values():
-            self._find_partner(part)
-        while self.crowded:
-            cost, paths = heappop(self.queue)
-            part = self.parts[paths]
-            partner = part.partner
-            if cost != part.cost:
-                continue  # there is a later entry
-            if cost != self._cost(part, partner):
-                self._find_partner(part)
-                continue
-            images = part.images & partner.images & ~self.all_known
-            part.images ^= images
-            partner.images ^= images
-            for image in _selected(range(len(self.budgets)), images):
-                self.in_image[image] -= {part, partner}
-            self.crowded &= ~images
-            merged = self._place(part.paths | partner.paths, images)
-            for changed in merged, part, partner:
-                self._find_partner(changed)
 
-        plans: list[list[Layer]] = [[] for _ in self.budgets]
-        parts = self.parts.values()
-        for part in sorted(parts, key=lambda it: (-_count_bits(it.images), -it.size, it.paths)):
-            contents = list(_selected(self.paths, part.paths))
-            sizes = list(_selected(self.sizes, part.paths))
-            name = contents[sizes.index(max(sizes))]
-            reason = "known" if part.images & self.all_known else "fleet"
-            layer = Layer(sorted(contents), part.size, name, reason)
-            for image in _selected(range(len(plans)), part.images):
-                plans[image].append(layer)
-        return plans[:-1]
-
-    def _cost(self, part: _Part, other: _Part) -> int:
-        images = part.images & other.images & ~self.all_known
-        crowded = _count_bits(images & self.crowded)
-        if not crowded:
-            return _NEVER
-        chance = self.chances[_count_bits(part.needs | other.needs)]
-        cost = part.size * (part.chance - chance + ((part.images != images) << 30))
-        cost += other.size * (other.chance - chance + ((other.images != images) << 30))
-        return cost // crowded
-
-    def _find_partner(self, part: _Part) -> None:
-        """Find the best partner of a part, which may be a better one for others as well."""
-        part.partner, part.cost = part, _NEVER
-        for other in set().union(*_selected(self.in_image, part.images & self.crowded)) - {part}:
-            cost = self._cost(part, other)
-            if cost <= part.cost and (cost, other.paths) < (part.cost, part.partner.paths):
-                part.cost, part.partner = cost, other
-            if cost <= other.cost and (cost, part.paths) < (other.cost, other.partner.paths):
-                other.cost, other.partner = cost, part
-                heappush(self.queue, (cost, other.paths))
-        heappush(self.queue, (part.cost, part.paths))
+def _merge(parts: list[_Part], budgets: list[int]) -> list[_Part]:
+    """Merge parts until no image has more than its budget; return those that are left."""
+    numbers = range(len(budgets))
+    counts = Counter(chain(*(_selected(numbers, part.images) for part in parts)))
+    while crowded := sum(1 << image for image in numbers if counts[image] > budgets[image]):
+        part = min(parts, key=attrgetter("cost"))
+        partner = part.partner
+        if part.cost != part.cost_with(partner, crowded):
+            # Costs of parts that have not changed only rise, as images come to fit. So the least
+            # that was found is the least if it is still right; otherwise the part looks again.
+            part.cost = _NEVER
+            for other in parts:
+                cost = part.cost_with(other, crowded)
+                if cost < part.cost:
+                    part.cost, part.partner = cost, other
+            continue
+        images = part.images & partner.images
+        paths, needs = part.paths | partner.paths, part.needs | partner.needs
+        merged = _Part(paths, part.size + partner.size, needs, images)
+        part.images ^= images
+        partner.images ^= images
+        part.cost = partner.cost = _UNKNOWN
+        parts = [it for it in (*parts, merged) if it.images]
+        counts.subtract(_selected(numbers, images))
+    return parts
 
 
 # Explaining
@@ -1219,7 +1182,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     # Nix 2.8 sets the variable in its sandbox to a path that is there only outside of it.
     named = os.environ.get("NIX_ATTRS_JSON_FILE", "")
     graph = named if os.path.exists(named) else ".attrs.json"
-    why = "the reference graph that Nix exports (default: %(default)s)"
+    why = "the reference graph, or graphs, that Nix exports (default: %(default)s)"
     flag("--graph", default=graph, help=why)
     flag("--pop", help="a popularity table (default: none)")
     flag("--known", help="a plan, or an object of plans, with layers that exist (default: none)")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Count the bytes that the images of examples/fleet.nix cost a registry's clients.
+"""Count the bytes that the images of examples/fleet cost a registry's clients.
 
     count_fleet.py PACKAGE_SET
 
@@ -35,10 +35,16 @@ def run(*command: object) -> str:
 
 def build(packages: Path, revision: int, change: str) -> dict[str, Path]:
     """Build an attribute or an override (Nix text) of each image; return the results by name."""
-    fleet = f'import {ROOT}/examples/fleet.nix {{ inherit pkgs; revision = "{revision}"; }}'
     names = " ".join(f'"{name}"' for name in NAMES)
-    text = f"let pkgs = import {packages} {{ }}; fleet = {fleet}; in"
-    results = run("nix-build", "--no-out-link", "-E", f"{text} map (name: {change}) [ {names} ]")
+    text = f"""let
+        pkgs = import {packages} {{ }};
+        fleet = ((import {ROOT}/examples/fleet/flake.nix).outputs {{
+          self.shortRev = "{revision}";
+          nixpkgs.legacyPackages.x86_64-linux = pkgs;
+          nixery.lib.x86_64-linux = import {ROOT} {{ inherit pkgs; }};
+        }}).packages.x86_64-linux;
+      in map (name: {change}) [ {names} ]"""
+    results = run("nix-build", "--no-out-link", "-E", text)
     return dict(zip(NAMES, map(Path, results.split())))
 
 

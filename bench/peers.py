@@ -1,8 +1,9 @@
 """The compared strategies for grouping store paths into layers: ours and those of others.
 
 Each strategy takes an image, a layer budget and a popularity table, and returns the layers as lists
-of store paths. The peers are implemented from their published descriptions; ties are broken by
-store path, so that the figures are reproducible.
+of store paths. A joint one takes all images of a fleet and returns the layers of each. The peers
+are implemented from their published descriptions; ties are broken by store path, so that the
+figures are reproducible.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from corpora import Corpus
 
-__all__ = ["OURS", "STRATEGIES", "Image", "Strategy", "with_constant"]
+__all__ = ["OURS", "STRATEGIES", "TOGETHER", "Image", "Strategy", "with_constant"]
 
 _program = importlib.util.spec_from_file_location(
     "group_layers",
@@ -153,9 +154,37 @@ def _ours(
     return [layer.contents for layer in layers]
 
 
-@lru_cache(maxsize=1)
+def plan_together(
+    images: Sequence[Image], budget: int, known: Sequence[list[list[str]]] = ()
+) -> list[list[list[str]]]:
+    """Plan images by `group_layers.group_fleet`; return the layers of each."""
+    graphs = {str(number): graph_of(image) for number, image in enumerate(images)}
+    fleet = group_layers.group_fleet(graphs, dict.fromkeys(graphs, budget), known)
+    return [[layer.contents for layer in fleet[name]] for name in graphs]
+
+
+def in_groups(size: Callable[[int], int]) -> Callable[..., list[list[list[str]]]]:
+    """Return a joint strategy that plans so many images at a time, of a number of all images."""
+
+    def plan(images: Sequence[Image], budget: int, _: object) -> list[list[list[str]]]:
+        step = size(len(images))
+        starts = range(0, len(images), step)
+        return [plan for n in starts for plan in plan_together(images[n : n + step], budget)]
+
+    return plan
+
+
+def one_by_one(images: Sequence[Image], budget: int, _: object) -> list[list[list[str]]]:
+    """Plan four fifths together, and the others each with the lock of those before it."""
+    plans = plan_together(images[: len(images) * 4 // 5], budget)
+    for image in images[len(plans) :]:
+        plans += plan_together([image], budget, plans)
+    return plans
+
+
+@lru_cache(maxsize=128)
 def graph_of(image: Image) -> group_layers.Graph:
-    """Return an image as Nix would export it; the last one is kept for the next budget."""
+    """Return an image as Nix would export it; those of a fleet are kept for the next budget."""
     for path in image.sizes.keys() - image.closure_sizes.keys():
         image.closure_sizes[path] = sum(image.sizes[needed] for needed in image.closure(path))
     entries = [
@@ -175,19 +204,20 @@ class Strategy(NamedTuple):
     """A strategy, under its name in the report."""
 
     name: str
-    group: Callable[[Image, int, Mapping[str, int]], list[list[str]]]
+    group: Callable
     table: bool = False  # whether it is given the popularity table of the corpus
     budgeted: bool = True  # whether the budget makes a difference
+    joint: bool = False  # whether it is given all images of a fleet at once
 
 
 def with_constant(strategy: Strategy, name: str, factor: float) -> Strategy:
     """Return our strategy with one of its constants multiplied."""
     value = getattr(group_layers, name)
 
-    def group(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+    def group(*arguments: object) -> list:
         setattr(group_layers, name, type(value)(value * factor))
         try:
-            return strategy.group(image, budget, popularity)
+            return strategy.group(*arguments)
         finally:
             setattr(group_layers, name, value)
 
@@ -195,6 +225,7 @@ def with_constant(strategy: Strategy, name: str, factor: float) -> Strategy:
 
 
 OURS = "reuse"
+TOGETHER = "together"
 
 STRATEGIES = (
     Strategy("one layer", one_layer, budgeted=False),
@@ -205,4 +236,8 @@ STRATEGIES = (
     Strategy("auto-layer", auto_layer),
     Strategy(f"{OURS}, with a table", reuse, table=True),
     Strategy(OURS, reuse),
+    Strategy(f"{TOGETHER}, groups of ten", in_groups(lambda count: 10), joint=True),
+    Strategy(f"{TOGETHER}, two halves", in_groups(lambda count: -(-count // 2)), joint=True),
+    Strategy(f"{TOGETHER} 80 %, then one by one", one_by_one, joint=True),
+    Strategy(TOGETHER, in_groups(lambda count: count), joint=True),
 )

@@ -20,13 +20,16 @@ update         bytes pulled again / bytes changed, when each root by itself move
 rollout        the same, when all roots do on one host
 fleet_update   the same as update, for the images of the fleet
 fleet_rollout  the same as rollout, for the images of the fleet
+join           bytes of layers that change in the other images when the fleet is planned anew with
+               one image more / bytes of those images (0 if each image is planned alone)
 
 An image of the fleet has one to six roots, some roots far more often than others, and half of the
 images have a shell. Figures of fleets are means over the seeds, each of which draws another fleet;
-those of updated fleets are of the first seed. `--constants` adds the figures with half and twice
-each constant of strategy `reuse`, of the first seed as well.
+those of updated and of joined fleets are of the first seed. `--constants` adds the figures with
+half and twice each constant, on the first two sets and of the first seed as well.
 
-The peers are described in peers.py, the package sets in corpora.py.
+All tables of results.md take about 20 minutes on two cores. The peers are described in peers.py,
+the package sets in corpora.py.
 """
 
 from __future__ import annotations
@@ -37,10 +40,11 @@ import random
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from corpora import DEBIAN_SETS, Corpus, CorpusError, read_corpus, read_debian, read_nix_store
-from peers import OURS, STRATEGIES, Image, Strategy, with_constant
+from peers import OURS, STRATEGIES, TOGETHER, Image, Strategy, with_constant
 from plot import Panel, draw
 
 # Enough to tell strategies apart: with more pairs the shares change in the fourth digit.
@@ -52,19 +56,27 @@ PLOT_BUDGETS = (8, 16, 24, 32, 48, 64, 80, 96, 125)
 # Roots that are whole systems. They are updated, but nobody puts them into an image beside others.
 SYSTEM_PREFIX = "nixos-"
 
-# The constants of strategy reuse.
-CONSTANTS = ("SMALL_CLOSURE", "STEADY_WORTH", "POPULAR_WORTH", "DETAILED")
+# So many images join the rest of the fleet, each by itself.
+JOINING = 5
+
+# The constants, and the strategies that use them.
+CONSTANTS = {
+    **dict.fromkeys(("SMALL_CLOSURE", "STEADY_WORTH", "POPULAR_WORTH", "DETAILED"), OURS),
+    **dict.fromkeys(("PATHS_PER_CHANGE", "MOST_PARTS"), TOGETHER),
+}
 
 
 class Figures(NamedTuple):
-    """What is measured of one strategy with one budget. All but two need an update."""
+    """What is measured of one strategy with one budget. All but three need an update; `update` and
+    `rollout` are of single images, so joint strategies have none."""
 
     fleet: float
     share: float
-    update: float | None = None
-    rollout: float | None = None
-    fleet_update: float | None = None
-    fleet_rollout: float | None = None
+    update: float | None
+    rollout: float | None
+    fleet_update: float | None
+    fleet_rollout: float | None
+    join: float
 
 
 class Case(NamedTuple):
@@ -94,18 +106,7 @@ def draw_fleet(corpus: Corpus, seed: str, images: int) -> list[list[str]]:
     return fleet
 
 
-def plan_image(corpus: Corpus, roots: Iterable[str], cases: Iterable[Case]) -> list[Plan]:
-    """Group one image for each case, and check that the layers hold its closure."""
-    image = Image(corpus, sorted(roots))
-    plans = []
-    for strategy, budget in cases:
-        layers = strategy.group(image, budget or 0, corpus.popularity if strategy.table else {})
-        paths = sorted(path for layer in layers for path in layer)
-        if paths != list(image.sizes) or (budget and len(layers) > budget):
-            raise AssertionError(f"{strategy.name}, budget {budget}: not a plan of {image.roots}")
-        plans.append({frozenset(layer): sum(map(image.sizes.get, layer)) for layer in layers})
-    return plans
-
+Task = tuple[int, tuple[str, ...]]  # an image: number of the corpus, roots
 
 # What the workers share, so that it need not be copied for each image.
 _shared: tuple[list[Corpus], list[Case]]
@@ -116,10 +117,39 @@ def _share(corpora: list[Corpus], cases: list[Case]) -> None:
     _shared = corpora, cases
 
 
-def _plan_task(task: tuple[int, tuple[str, ...]]) -> list[Plan]:
-    corpora, cases = _shared
+@lru_cache(maxsize=128)
+def _image(task: Task) -> Image:
     number, roots = task
-    return plan_image(corpora[number], roots, cases)
+    return Image(_shared[0][number], list(roots))
+
+
+def _plan_alone(task: Task) -> list[Plan | None]:
+    """Plan an image for each case whose strategy is not joint."""
+    return [None if case.strategy.joint else _plan(case, [task])[0] for case in _shared[1]]
+
+
+def _plan_fleet(job: tuple[int, tuple[Task, ...]]) -> list[Plan]:
+    """Plan images for one case whose strategy is joint."""
+    return _plan(_shared[1][job[0]], job[1])
+
+
+def _plan(case: Case, tasks: Sequence[Task]) -> list[Plan]:
+    """Group images, and check that the layers hold their closures."""
+    strategy, budget = case
+    table = _shared[0][tasks[0][0]].popularity if strategy.table else {}
+    images = [_image(task) for task in tasks]
+    if strategy.joint:
+        plans = strategy.group(images, budget, table)
+    else:
+        plans = [strategy.group(image, budget or 0, table) for image in images]
+    for image, layers in zip(images, plans):
+        paths = sorted(path for layer in layers for path in layer)
+        if paths != list(image.sizes) or (budget and len(layers) > budget):
+            raise AssertionError(f"{strategy.name}, budget {budget}: not a plan of {image.roots}")
+    return [
+        {frozenset(layer): sum(map(image.sizes.get, layer)) for layer in layers}
+        for image, layers in zip(images, plans)
+    ]
 
 
 def measure(
@@ -130,43 +160,56 @@ def measure(
     images: int = 100,
 ) -> list[Figures]:
     """Return the figures of each case."""
-    fleets = [draw_fleet(corpus, seed, images) for seed in seeds]
     corpora = [corpus, update] if update else [corpus]
 
-    def task(number: int, attributes: Iterable[str]) -> tuple[int, tuple[str, ...]]:
+    def task(number: int, attributes: Iterable[str]) -> Task:
         roots = corpora[number].roots
         return number, tuple(sorted({path for name in attributes for path in roots[name]}))
 
+    fleets = [draw_fleet(corpus, seed, images) for seed in seeds]
+    parts = [tuple(task(0, names) for names in fleet) for fleet in fleets]
+    joining = sorted({len(parts[0]) * n // JOINING for n in range(JOINING)})
+    without = [parts[0][:n] + parts[0][n + 1 :] for n in joining]
     common = sorted(corpus.roots.keys() & update.roots.keys()) if update else []
-    kept = [names for names in fleets[0] if set(names) <= set(common)]
-    fleet_tasks = [[task(0, names) for names in fleet] for fleet in fleets]
-    moves = [[[task(n, names) for names in images] for n in (0, 1)]
-             for images in ([[name] for name in common], kept)] if update else []  # fmt: skip
-    tasks = sorted({t for part in fleet_tasks + [p for pair in moves for p in pair] for t in part})
+    singles = [tuple(task(n, [name]) for name in common) for n in range(len(corpora))]
+    kept = [n for n, names in enumerate(fleets[0]) if set(names) <= set(common)]
+    updated = tuple(task(1, fleets[0][n]) for n in kept)
+    together = [part for part in (*parts, *without, updated) if part]
+    tasks = sorted({task for part in (*together, *singles) for task in part})
+    jobs = [(n, part) for part in together for n, case in enumerate(cases) if case.strategy.joint]
     with multiprocessing.get_context("fork").Pool(None, _share, (corpora, cases)) as pool:
-        planned = dict(zip(tasks, pool.imap(_plan_task, tasks, chunksize=4)))
+        alone = dict(zip(tasks, pool.imap(_plan_alone, tasks, chunksize=4)))
+        jointly = dict(zip(jobs, pool.imap(_plan_fleet, jobs)))
     held = {t: {path: corpora[t[0]].sizes[path] for path in corpora[t[0]].closure(t[1])}
             for t in tasks}  # fmt: skip
 
     def figures(case: int) -> Figures:
-        plans = {t: planned[t][case] for t in tasks}
+        def plan(part: Sequence[Task]) -> list[Plan]:
+            return jointly.get((case, part)) or [alone[task][case] for task in part]
+
+        def sizes(part: Iterable[Task]) -> list[Sizes]:
+            return [held[task] for task in part]
+
+        plans = [plan(part) for part in parts]
+        others = [plans[0][:n] + plans[0][n + 1 :] for n in joining]
+        of_singles = of_fleet = None, None
+        if update:
+            if not cases[case].strategy.joint:
+                of_singles = again(*map(plan, singles), *map(sizes, singles))
+            old, old_sizes = [plans[0][n] for n in kept], [held[parts[0][n]] for n in kept]
+            of_fleet = again(old, plan(updated), old_sizes, sizes(updated))
         return Figures(
+            statistics.mean(moved(it) / moved(sizes(part)) for it, part in zip(plans, parts)),
             statistics.mean(
-                moved(plans[t] for t in part) / moved(held[t] for t in part)
-                for part in fleet_tasks
+                shared_part(it, sizes(part), seed) for it, part, seed in zip(plans, parts, seeds)
             ),
+            *of_singles,
+            *of_fleet,
             statistics.mean(
-                shared_part(part, plans, held, seed) for part, seed in zip(fleet_tasks, seeds)
+                moved_each(plan(part), new) / moved_each([{}] * len(new), new)
+                for part, new in zip(without, others)
             ),
-            *(
-                ratio
-                for old, new in moves
-                for ratio in again(
-                    [plans[t] for t in old], [plans[t] for t in new],
-                    [held[t] for t in old], [held[t] for t in new],
-                )
-            ),
-        )  # fmt: skip
+        )
 
     return [figures(case) for case in range(len(cases))]
 
@@ -178,12 +221,17 @@ def moved(images: Iterable[dict], present: Iterable[dict] = ()) -> int:
                 if key not in have}.values())  # fmt: skip
 
 
-def shared_part(fleet: list, plans: dict, held: dict, seed: str) -> float:
+def moved_each(before: Iterable[dict], after: Iterable[dict]) -> int:
+    """Return the same of images that are pulled by different hosts, each of which had one image."""
+    return sum(moved([new], [old]) for old, new in zip(before, after))
+
+
+def shared_part(plans: list[Plan], held: list[Sizes], seed: str) -> float:
     """Return the figure share: of pairs of images, drawn at random."""
     chance = random.Random(f"pairs {seed}")
-    pairs = [[fleet[n] for n in chance.sample(range(len(fleet)), 2)] for _ in range(PAIRS)]
+    pairs = [chance.sample(range(len(plans)), 2) for _ in range(PAIRS)]
 
-    def common(images: dict) -> int:
+    def common(images: list[dict]) -> int:
         return sum(size for a, b in pairs for key, size in images[b].items() if key in images[a])
 
     return common(plans) / common(held)
@@ -193,13 +241,9 @@ def again(
     old: list[Plan], new: list[Plan], held: list[Sizes], updated: list[Sizes]
 ) -> tuple[float | None, float | None]:
     """Return bytes pulled / bytes changed, of images updated one by one and all at once."""
-
-    def each(before: list[dict], after: list[dict]) -> int:
-        return sum(moved([b], [a]) for a, b in zip(before, after))
-
-    one_by_one, at_once = each(held, updated), moved(updated, held)
+    one_by_one, at_once = moved_each(held, updated), moved(updated, held)
     return (
-        each(old, new) / one_by_one if one_by_one else None,
+        moved_each(old, new) / one_by_one if one_by_one else None,
         moved(new, old) / at_once if at_once else None,
     )
 
@@ -225,7 +269,7 @@ def compare(
     rows = []
     for case, figures in zip(cases, measure(corpus, update, cases, seeds, images)):
         name = case.strategy.name
-        cells = str(case.budget or "any"), f"**{name}**" if name == OURS else name
+        cells = str(case.budget or "any"), f"**{name}**" if name in (OURS, TOGETHER) else name
         rows.append((cells, figures))
     return table(rows, ("layers", "strategy"))
 
@@ -233,12 +277,13 @@ def compare(
 def vary_constants(
     corpus: Corpus, update: Corpus | None, budgets: Sequence[int], seeds: Sequence[str], images: int
 ) -> str:
-    """Return the figures of strategy reuse with half and twice each constant as a table."""
-    ours = next(strategy for strategy in STRATEGIES if strategy.name == OURS)
-    variants = [("as it is", ours), ("with a table", ours._replace(table=True))]
-    for name in CONSTANTS:
+    """Return the figures of our strategies with half and twice each constant as a table."""
+    named = {strategy.name: strategy for strategy in STRATEGIES}
+    variants = [(OURS, named[OURS]), (f"{OURS}, with a table", named[OURS]._replace(table=True))]
+    variants.append((TOGETHER, named[TOGETHER]))
+    for name, strategy in CONSTANTS.items():
         for amount, factor in (("half", 0.5), ("twice", 2)):
-            word, variant = amount, with_constant(ours, name, factor)
+            word, variant = amount, with_constant(named[strategy], name, factor)
             if name == "POPULAR_WORTH":  # has an effect with a table only
                 word, variant = f"with a table, {amount}", variant._replace(table=True)
             variants.append((f"{word} `{name}`", variant))
@@ -262,8 +307,8 @@ def describe(corpus: Corpus, update: Corpus | None) -> str:
 
 def curves(corpus: Corpus, seeds: Sequence[str], images: int) -> Panel:
     """Return the figure fleet of each strategy against the budget."""
-    budgeted = [strategy for strategy in STRATEGIES if strategy.budgeted]
-    cases = [Case(strategy, budget) for strategy in budgeted for budget in PLOT_BUDGETS]
+    drawn = [strategy for strategy in STRATEGIES if strategy.budgeted and not strategy.joint]
+    cases = [Case(strategy, budget) for strategy in drawn for budget in PLOT_BUDGETS]
     lines: dict[str, list[tuple[float, float]]] = {}
     for case, figures in zip(cases, measure(corpus, None, cases, seeds, images)):
         lines.setdefault(case.strategy.name, []).append((case.budget, figures.fleet))
@@ -327,7 +372,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = compare(corpus, update, arguments.budgets, *options)
         report(f"## {corpus.name}, {update.name if update else 'no update'}\n\n"
                f"{describe(corpus, update)}\n\n{rows}")  # fmt: skip
-    for corpus, update in sets if arguments.constants else []:
+    for corpus, update in sets[:2] if arguments.constants else []:
         ends = sorted({min(arguments.budgets), max(arguments.budgets)})
         rows = vary_constants(corpus, update, ends, options[0][:1], options[1])
         report(f"## Constants: {corpus.name}, {update.name if update else 'no update'}\n\n{rows}")
@@ -353,19 +398,22 @@ HEADING = f"""# Bytes moved, measured
 `bench/reuse.py --help` says what the figures mean: 1.0 is one path per layer, lower is better
 except for share. It wrote this file. "{OURS}" is this project's default, "Nixery" its
 `--strategy nixery`, which decides as the original did; "with a table" means with a popularity table
-of the same package set.
+of the same package set. "{TOGETHER}" plans all images of a fleet at once, as `buildImages` does.
+The rows above it show what smaller fleets are worth: the same images in groups of ten, in two
+halves, and four fifths of them together, to which the others are added one by one with the lock.
 
 ![Bytes moved against the layer budget](reuse.svg)
 
 The form of strategy `reuse` and its constants were chosen on nixos-18.03-0405, debian-bookworm and
 bookworm; trixie, bullseye and the step from bookworm to trixie were looked at meanwhile. The steps
-from bullseye to bookworm and from trixie to forky were measured when all was chosen. The
+from bullseye to bookworm and from trixie to forky were measured when all was chosen. How images
+are planned together was chosen on the first five sets, the others were measured then. The
 NixOS sets are of 2018: hashes, dependency inputs and revisions are real, which of the inputs stay
 references, and most sizes, are modelled. Debian's dependencies, sizes and updates are real, its
 store paths made up (see corpora.py); debian-bookworm is another choice of packages than bookworm,
 with few updates. Sets that begin with nixos- or debian- come from files that are not in this
-repository, the others from Debian's mirrors. The tables of constants are of the
-first fleet alone."""
+repository, the others from Debian's mirrors. The tables of constants are of the first fleet of the
+first two sets."""
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def store_path(letter: str, name: str) -> str:
     return f"/nix/store/{letter * 32}-{name}"
 
 
+NAMED = {strategy.name: strategy for strategy in peers.STRATEGIES}
 LIB, TOOL = store_path("a", "lib-1"), store_path("b", "tool-1")
 FIRST, SECOND = store_path("f", "first-1"), store_path("g", "second-1")
 NEW_LIB = store_path("c", "lib-2")
@@ -72,8 +73,10 @@ def figures(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str
 
 def test_a_layer_for_each_path_is_enough_to_move_no_byte_twice(files: tuple[str, str]) -> None:
     old, new = map(corpora.read_corpus, files)
-    (row,) = reuse.measure(old, new, [reuse.Case(peers.STRATEGIES[-1], 4)], images=9)
-    assert row == (1, 1, 1, 1, 1, 1)
+    cases = [reuse.Case(NAMED[name], 4) for name in ("reuse", "together")]
+    alone, together = reuse.measure(old, new, cases, images=9)
+    assert alone == (1, 1, 1, 1, 1, 1, 0)
+    assert together == (1, 1, None, None, 1, 1, 0)
 
 
 def test_one_layer_moves_everything_again(figures: dict[str, reuse.Figures]) -> None:
@@ -103,6 +106,20 @@ def test_the_large_tool_apart(figures: dict[str, reuse.Figures], strategy: str) 
     assert row.share == pytest.approx(1000 / 1100)
     assert row.update == 1
     assert row.rollout == pytest.approx((110 + 120) / (100 + 10 + 20))
+
+
+def test_together_both_images_share_what_both_have(figures: dict[str, reuse.Figures]) -> None:
+    """Library and tool share a layer, which an update of the library changes. One image alone has
+    the tool apart, so both of its layers change when the other one joins it.
+    """
+    row = figures["together"]
+    assert (row.fleet, row.share, row.update) == (1, 1, None)
+    assert row.fleet_update == pytest.approx((1110 + 1120) / (110 + 120))
+    assert row.fleet_rollout == pytest.approx((1100 + 10 + 20) / (100 + 10 + 20))
+    assert row.join == 1
+    assert figures["together, groups of ten"] == row
+    halves = figures["reuse"]._replace(update=None, rollout=None)
+    assert figures["together, two halves"] == halves
 
 
 def test_auto_layer_joins_what_the_same_large_paths_need() -> None:
@@ -223,15 +240,16 @@ def test_the_command_writes_tables_and_draws_a_plot(files: tuple[str, str], tmp_
     assert printed.strip() in written
     rows = [line for line in printed.splitlines() if line.startswith("| ")]
     budgeted = [s for s in peers.STRATEGIES if s.budgeted]
+    alone = {s.name for s in budgeted if not s.joint}
     compared = 1 + len(peers.STRATEGIES) + len(budgeted)
-    assert len(rows) == compared + 1 + 2 * (2 + 2 * len(reuse.CONSTANTS))
+    assert len(rows) == compared + 1 + 2 * (3 + 2 * len(reuse.CONSTANTS))
     texts = {element.text for element in ElementTree.fromstring(drawn).iter()}
-    assert {strategy.name for strategy in budgeted} <= texts
+    assert alone <= texts
 
 
 def test_a_constant_is_varied_for_one_plan_and_put_back(files: tuple[str, str]) -> None:
     image = peers.Image(corpora.read_corpus(files[0]), [FIRST])
-    ours = peers.STRATEGIES[-1]
+    ours = NAMED["reuse"]
     changed = peers.with_constant(ours, "DETAILED", 1 / peers.group_layers.DETAILED)
     before = ours.group(image, 3, {})
     assert len(changed.group(image, 3, {})) == 1 < len(before)

@@ -74,6 +74,17 @@ let
     if calls.${name}.importFromDerivation or true then seq (readFile plans) image else image
   ) planned;
 
+  copy =
+    name:
+    let
+      image = built.${name};
+      place = "/${image.imageName}:${image.imageTag}";
+    in
+    ''
+      ${image.copyTo}/bin/copy-to "''${destinations[@]/%/${place}}" "$@" |
+        ${tools.gnused}/bin/sed "s|^|${name} |"
+    '';
+
   fleet = {
     # The plans of all images: a file to commit, and to pass as `known`
     inherit lock;
@@ -84,20 +95,19 @@ let
       inherit (lock) explanation;
       inherit groupLayers;
     };
-    # Pushes each image to DESTINATION/NAME:TAG.
+    # Pushes each image to DESTINATION/NAME:TAG, and writes its name and digest.
     copyTo = tools.writeShellScriptBin "copy-to" ''
-      if (($# == 0)); then
-        echo "usage: copy-to DESTINATION [OPTION ...], as in: copy-to docker://localhost:5000/team" >&2
+      destinations=()
+      while (($# > 0)) && [[ $1 != -* ]]; do
+        destinations+=("$1")
+        shift
+      done
+      if ((''${#destinations[@]} == 0)); then
+        echo "usage: copy-to DESTINATION ... [OPTION ...], as in: copy-to docker://localhost:5000/team" >&2
         exit 2
       fi
-      destination=$1
-      shift
-      set -e
-      ${concatStringsSep "\n" (
-        map (
-          image: "${image.copyTo}/bin/copy-to \"$destination\"/${image.imageName}:${image.imageTag} \"$@\""
-        ) (attrValues built)
-      )}
+      set -e -o pipefail
+      ${concatStringsSep "\n" (map copy (attrNames built))}
     '';
   };
   taken = filter (name: hasAttr name fleet) (attrNames images);

@@ -55,6 +55,9 @@ def clone(nix: Nix, tmp_path: Path) -> Path:
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    example = folder / "examples" / "fleet" / "flake.nix"
+    text = example.read_text().replace(f"git+file://{CLONE}", f"path:{folder}")
+    example.write_text(NIXPKGS.sub(f"path:{nix.package_set}", text))
     loader = folder / "build-image" / "load-pkgs.nix"
     loader.rename(folder / "build-image" / "load-given-pkgs.nix")
     loader.write_text(

@@ -89,7 +89,7 @@ def test_first_lines_have_commands_that_build_it(
     text = (ROOT / "examples" / f"{name}.nix").read_text()
     comment = text.partition("\n{\n")[0]
     assert all(line.startswith("#") for line in comment.splitlines())
-    assert f'name = "{name}";' in text or "buildImages" in text
+    assert f'name = "{name}";' in text
     commands = re.findall(r"nix-build examples/[^)]+", comment)
     assert commands and all(f"examples/{name}.nix -A " in command for command in commands)
     if name in ("cross", "index"):
@@ -205,17 +205,6 @@ def test_zstd(build: Callable[..., Path], short_folder: Path) -> None:
     # Not by umoci and runc: Debian's umoci does not read zstd.
     command = ["lua", "-e", "print(6 * 7)"]
     assert podman(short_folder, "run", *PODMAN_RUN, image.location, *command).stdout == "42\n"
-
-
-def test_fleet(nix: Nix, project: Path, short_folder: Path) -> None:
-    names = ["api", "worker", "mailer", "search", "nightly"]
-    words = [word for name in names for word in ("-A", name)]
-    file = project / "examples" / "fleet.nix"
-    images = dict(zip(names, map(Image, nix.build(file, *words).paths)))
-    for name, image in images.items():
-        done = podman(short_folder, "run", *PODMAN_RUN, "--quiet", image.location)
-        assert done.stdout == f"{name}, revision 1\n"
-    assert set(images["worker"].digests) & set(images["nightly"].digests)
 
 
 def test_layers(unpack: Callable[..., Container], build: Callable[..., Path]) -> None:

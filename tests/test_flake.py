@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from containers import PODMAN_RUN, podman
 from nix import ROOT, Image, run
 
 NIX = ("nix", "--extra-experimental-features", "nix-command flakes")
@@ -108,3 +109,32 @@ def test_overlay_offers_the_programs_and_the_functions(nix, checkout, tmp_path):
     (built,) = json.loads(flake(*command))
     tree = Image(Path(built["outputs"]["out"])).tree
     assert {"bin/hello", "bin/group-layers", "bin/sh"} <= set(tree)
+
+
+def test_the_example_of_a_fleet(nix, checkout, tmp_path, short_folder):
+    shutil.copytree(checkout / "examples" / "fleet", tmp_path / "fleet")
+    given = [
+        *("--override-input", "nixpkgs", f"path:{nix.package_set}"),
+        *("--override-input", "nixery", f"path:{checkout}", "--no-write-lock-file"),
+    ]
+    fleet = f"path:{tmp_path}/fleet#"
+
+    def build(*attributes: str) -> list[Path]:
+        names = [fleet + attribute for attribute in attributes]
+        built = json.loads(flake("build", "--no-link", "--json", *names, *given))
+        return [Path(one["outputs"]["out"]) for one in built]
+
+    names = ["api", "mailer", "nightly", "search", "worker"]
+    images = dict(zip(names, map(Image, build(*names))))
+    for name, image in images.items():
+        done = podman(short_folder, "run", *PODMAN_RUN, "--quiet", image.location)
+        assert done.stdout == f"{name}, revision dirty\n"
+    assert set(images["worker"].digests) & set(images["nightly"].digests)
+    shutil.copy(*build("lock"), tmp_path / "fleet" / "layers.json")
+    assert build(*names) == [image.layout for image in images.values()]
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+    pushed = flake("run", f"{fleet}copyTo", *given, "--", *(f"oci:{it}" for it in folders))
+    digests = [line.split() for line in pushed.splitlines()]
+    assert digests == [[name, images[name].descriptor["digest"]] for name in names for _ in folders]

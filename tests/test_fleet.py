@@ -89,6 +89,8 @@ class TestFleet:
 
     def test_explain_says_which_layers_are_shared(self, nix):
         text = nix.build(*nix.expression(fleet()), "-A", "explain").path.read_text()
+        of_one = [line.split() for line in text.splitlines() if " 1 of 4 " in line]
+        assert {words[-1] for words in of_one} <= set(NAMES)
         assert " 3 of 4 " in text
         assert "different paths" in text.splitlines()[-1]
 
@@ -101,7 +103,9 @@ class TestFleet:
     def test_all_images_are_pushed(self, nix, images, tmp_path):
         program = nix.build(*nix.expression(fleet()), "-A", "copyTo").path / "bin" / "copy-to"
         with run_registry(tmp_path) as registry:
-            run(program, f"docker://{registry.address}/team", "--dest-tls-verify=false")
+            done = run(program, f"docker://{registry.address}/team", "--dest-tls-verify=false")
+            digests = {name: image.descriptor["digest"] for name, image in images.items()}
+            assert dict(line.split() for line in done.stdout.splitlines()) == digests
             for name, image in images.items():
                 there = registry.reference(f"team/{name}:v1")
                 done = run("skopeo", "inspect", "--raw", "--tls-verify=false", there)

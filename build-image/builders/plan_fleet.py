@@ -57,11 +57,13 @@ def format_fleet(explanation: dict) -> str:
     def megabytes(size: int) -> str:
         return f"{size / 1e6:.1f} MB"
 
-    lines = ["layer        size  paths  images     named after"]
+    lines = ["layer        size  paths  images     named after              in"]
     for layer in explanation["layers"]:
+        images = ", ".join(layer["images"])
         lines.append(
             f"{layer['layer']:5} {megabytes(layer['size']):>11} {len(layer['contents']):6}"
-            f"  {layer['reason'][3:]:9}  {store_name(layer['name'])}"
+            f"  {layer['reason'][3:]:9}  {store_name(layer['name'])[:23]:23}  "
+            + (images if len(images) <= 40 else images[:37] + "...")
         )
     moved = sum(layer["size"] for layer in explanation["layers"])
     lines.append(

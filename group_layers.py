@@ -910,7 +910,9 @@ def group_fleet(
         paths = sorted(graph.paths)
         kept = [p for p in known if len(p) <= budgets[name] and sorted(chain(*p)) == paths]
         if kept:
-            fleet[name] = [as_layer(contents, "known") for contents in kept[0]]
+            # Another image may have the same paths and a smaller budget.
+            plan = min(kept, key=lambda plan: (-len(plan), plan))
+            fleet[name] = [as_layer(contents, "known") for contents in plan]
         elif len(graphs) == 1 and not any(map({*paths}.issuperset, layers)):
             fleet[name] = group(graph, budgets[name], popularity)
     rest = [name for name in sorted(graphs) if not fleet[name]]

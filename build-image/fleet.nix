@@ -22,9 +22,11 @@ let
     attrValues
     concatStringsSep
     filter
+    groupBy
     hasAttr
     head
     isAttrs
+    length
     listToAttrs
     mapAttrs
     readFile
@@ -40,7 +42,13 @@ let
     if !isAttrs images || images == { } then
       throw "buildImages: images must be a set of calls of buildImage, as in images.web = { contents = [ pkgs.nginx ]; }"
     else
-      mapAttrs (name: call: { inherit name; } // defaults // call) images;
+      mapAttrs (
+        name: call:
+        if isAttrs call && !(call ? outPath) then
+          { inherit name; } // defaults // call
+        else
+          throw "buildImages: images.${name} must be the arguments of a call of buildImage, as in images.${name} = { contents = [ pkgs.nginx ]; }"
+      ) images;
 
   requests = mapAttrs (_: call: (buildImage call).toPlan) calls;
   lock = runBuilder "plan_fleet" {
@@ -97,13 +105,20 @@ let
     };
     # Pushes each image to DESTINATION/NAME:TAG, and writes its name and digest.
     copyTo = tools.writeShellScriptBin "copy-to" ''
+      usage="usage: copy-to DESTINATION ... [OPTION ...], as in: copy-to docker://localhost:5000/team"
+      if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then
+        echo "$usage"
+        echo "Pushes ${concatStringsSep ", " (attrNames built)}, each as DESTINATION/NAME:TAG, and writes its"
+        echo "name and digest. Options go to 'skopeo copy'."
+        exit
+      fi
       destinations=()
       while (($# > 0)) && [[ $1 != -* ]]; do
         destinations+=("$1")
         shift
       done
       if ((''${#destinations[@]} == 0)); then
-        echo "usage: copy-to DESTINATION ... [OPTION ...], as in: copy-to docker://localhost:5000/team" >&2
+        echo "$usage" >&2
         exit 2
       fi
       set -e -o pipefail
@@ -111,8 +126,15 @@ let
     '';
   };
   taken = filter (name: hasAttr name fleet) (attrNames images);
+  # Images by name and tag; those whose tag is a hash differ
+  named = groupBy (name: "${planned.${name}.imageName}:${planned.${name}.imageTag}") (
+    filter (name: calls.${name}.tag or null != null) (attrNames calls)
+  );
+  repeated = filter (name: length named.${name} > 1) (attrNames named);
 in
-if taken != [ ] then
+if repeated != [ ] then
+  throw "buildImages: ${concatStringsSep " and " named.${head repeated}} are called ${head repeated}: give each its own name or tag"
+else if taken != [ ] then
   throw "buildImages: an image cannot be called ${head taken}: the fleet has an attribute of that name"
 else
   built // fleet

@@ -102,6 +102,7 @@ class TestFleet:
 
     def test_all_images_are_pushed(self, nix, images, tmp_path):
         program = nix.build(*nix.expression(fleet()), "-A", "copyTo").path / "bin" / "copy-to"
+        assert "Pushes job, packed, shell, web, each as" in run(program, "--help").stdout
         with run_registry(tmp_path) as registry:
             done = run(program, f"docker://{registry.address}/team", "--dest-tls-verify=false")
             digests = {name: image.descriptor["digest"] for name, image in images.items()}
@@ -142,3 +143,12 @@ class TestCalls:
             *nix.expression(fleet("lock = { contents = [ pkgs.bash ]; };")), "-A", "lock"
         )
         assert "an image cannot be called lock" in error
+
+    def test_two_images_cannot_have_one_name_and_tag(self, nix):
+        images = 'a = { name = "x"; }; b = { name = "X"; }; c = { name = "x"; tag = "2"; };'
+        error = nix.error(*nix.expression(fleet(images)), "-A", "c")
+        assert "buildImages: a and b are called x:v1: give each its own name or tag" in error
+
+    def test_a_package_is_no_call(self, nix):
+        error = nix.error(*nix.expression(fleet("web = pkgs.hello;")), "-A", "web")
+        assert "images.web must be the arguments of a call of buildImage" in error

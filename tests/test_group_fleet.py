@@ -123,6 +123,15 @@ def test_a_known_layer_is_used_whole_or_not_at_all(fleet, budgets, more):
             )
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_known_plans_that_fit_the_one_with_most_layers_is_kept(order):
+    exported = document(SIZES, REFERENCES, {"a": [PATHS[0], PATHS[2]]})
+    first, *others = paths = sorted(entry["path"] for entry in exported["a"])
+    known = [[paths], [[first], others]][::order]
+    assert plan(exported, [2], known)["a"] == [[first], others]
+    assert plan(exported, [1], known)["a"] == [paths]
+
+
 def merge_by_definition(fleet: dict, budgets: list[int]) -> dict[str, set[frozenset]]:
     """Merge the cheapest two parts, all pairs looked at anew in every step."""
     images = {

@@ -911,7 +911,7 @@ def group_fleet(
         kept = [p for p in known if len(p) <= budgets[name] and sorted(chain(*p)) == paths]
         if kept:
             # Another image may have the same paths and a smaller budget.
-            plan = min(kept, key=lambda plan: (-len(plan), plan))
+            plan = min(kept, key=lambda it: (-len(it), it))
             fleet[name] = [as_layer(contents, "known") for contents in plan]
         elif len(graphs) == 1 and not any(map({*paths}.issuperset, layers)):
             fleet[name] = group(graph, budgets[name], popularity)
@@ -928,6 +928,10 @@ def group_fleet(
     return fleet
 
 
+_UNKNOWN, _NEVER = -1.0, float("inf")
+_count_bits = getattr(int, "bit_count", lambda bits: f"{bits:b}".count("1"))  # Python 3.10
+
+
 class _Part:
     """Paths that share a layer in some images. Sets of paths and of images are bits of integers."""
 
@@ -938,19 +942,18 @@ class _Part:
         self.chance = _chance(needs)
         self.partner, self.cost = self, _UNKNOWN  # what it costs least to merge it with
 
-    def cost_with(self, other: _Part, crowded: int) -> float:
-        """Return what it costs to merge the two, in bytes for each crowded image that has both."""
+    def cost_with(self, other: _Part, crowded: int, limit: float = _NEVER) -> float:
+        """Return what it costs to merge the two, in bytes for each crowded image that has both. Of
+        a cost that is not below `limit`, only a part may be counted."""
         images = self.images & other.images
-        if not images & crowded or self is other:
+        count = _count_bits(images & crowded)
+        if not count:
             return _NEVER
-        chance = _chance(self.needs | other.needs)
-        cost = self.size * (self.chance - chance + (self.images != images))
-        cost += other.size * (other.chance - chance + (other.images != images))
-        return cost / _count_bits(images & crowded)
-
-
-_UNKNOWN, _NEVER = -1.0, float("inf")
-_count_bits = getattr(int, "bit_count", lambda bits: f"{bits:b}".count("1"))  # Python 3.10
+        cost = self.size * (self.images != images) + other.size * (other.images != images)
+        if cost < limit * count:
+            chance = _chance(self.needs | other.needs)
+            cost += self.size * (self.chance - chance) + other.size * (other.chance - chance)
+        return cost / count
 
 
 def _chance(paths: int) -> float:
@@ -977,7 +980,7 @@ def _divide(graphs: list[Graph], known: set[tuple]) -> tuple[list[str], list[_Pa
     alike: Counter[tuple] = Counter()  # paths as bits; a key begins with the images
     worth: Counter[tuple] = Counter()
     fitting = [[numbers[path] for path in layer] for layer in known if every.issuperset(layer)]
-    fitting.sort(key=lambda layer: (-sum(map(sizes.__getitem__, layer)), layer))
+    fitting.sort(key=lambda it: (-sum(map(sizes.__getitem__, it)), -len(it), it))
     for own_image, layer in enumerate(fitting, len(graphs)):
         users = reduce(and_, map(images.__getitem__, layer))
         for path in layer:
@@ -1013,8 +1016,9 @@ def _merge(parts: list[_Part], budgets: list[int]) -> list[_Part]:
             # Costs of parts that have not changed only rise, as images come to fit. So the least
             # that was found is the least if it is still right; otherwise the part looks again.
             part.cost = _NEVER
-            for other in parts:
-                cost = part.cost_with(other, crowded)
+            images = part.images & crowded
+            for other in [it for it in parts if it.images & images and it is not part]:
+                cost = part.cost_with(other, crowded, part.cost)
                 if cost < part.cost:
                     part.cost, part.partner = cost, other
             continue

@@ -93,6 +93,14 @@ class TestFleet:
         assert {words[-1] for words in of_one} <= set(NAMES)
         assert " 3 of 4 " in text
         assert "different paths" in text.splitlines()[-1]
+        numbers = [line.split()[0] for line in text.splitlines()[1:-1]]
+        assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
+
+    def test_layers_that_most_images_share_are_explained_first(self, nix):
+        explanation = nix.build(*nix.expression(fleet()), "-A", "lock.explanation").path
+        layers = json.loads(explanation.read_text())["layers"]
+        order = [(-len(layer["images"]), -layer["size"], layer["contents"]) for layer in layers]
+        assert order == sorted(order)
 
     def test_the_picture_has_all_layers(self, nix, lock):
         picture = nix.build(*nix.expression(fleet()), "-A", "picture").path.read_text()
@@ -148,6 +156,12 @@ class TestCalls:
         images = 'a = { name = "x"; }; b = { name = "X"; }; c = { name = "x"; tag = "2"; };'
         error = nix.error(*nix.expression(fleet(images)), "-A", "c")
         assert "buildImages: a and b are called x:v1: give each its own name or tag" in error
+
+    def test_two_images_can_have_one_name_if_their_tags_are_hashes(self, nix):
+        images = 'a.name = "x"; b = { name = "x"; contents = [ pkgs.hello ]; };'
+        built = f"(buildImages {{ images = {{ {images} }}; }})"
+        tags = nix.evaluate(f"let fleet = {built}; in [ fleet.a.imageTag fleet.b.imageTag ]")
+        assert len(set(tags)) == 2
 
     def test_a_package_is_no_call(self, nix):
         error = nix.error(*nix.expression(fleet("web = pkgs.hello;")), "-A", "web")

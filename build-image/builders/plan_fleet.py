@@ -52,23 +52,20 @@ def explain_fleet(fleet: dict[str, list[Layer]], sizes: dict[str, int]) -> dict:
 
 def format_fleet(explanation: dict) -> str:
     """Return what `explain_fleet` returned as a table for people."""
-    from group_layers import store_name
-
-    def megabytes(size: int) -> str:
-        return f"{size / 1e6:.1f} MB"
+    from group_layers import format_bytes, store_name
 
     lines = ["layer        size  paths  images     named after              in"]
     for layer in explanation["layers"]:
         images = ", ".join(layer["images"])
         lines.append(
-            f"{layer['layer']:5} {megabytes(layer['size']):>11} {len(layer['contents']):6}"
+            f"{layer['layer']:5} {format_bytes(layer['size']):>11} {len(layer['contents']):6}"
             f"  {layer['reason'][3:]:9}  {store_name(layer['name'])[:23]:23}  "
             + (images if len(images) <= 40 else images[:37] + "...")
         )
     moved = sum(layer["size"] for layer in explanation["layers"])
     lines.append(
-        f"{explanation['paths']} different paths, {megabytes(explanation['size'])}, in"
-        f" {len(lines) - 1} different layers, {megabytes(moved)}"
+        f"{explanation['paths']} different paths, {format_bytes(explanation['size'])}, in"
+        f" {len(lines) - 1} different layers, {format_bytes(moved)}"
     )
     return "\n".join(lines)
 

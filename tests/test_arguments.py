@@ -10,14 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nix import ROOT, Image, run
+from nix import ROOT, packed_paths, run
 
 ONE = '(pkgs.writeTextDir "share/one" "one")'
-
-
-def packed_paths(image: Image) -> list[str]:
-    """Return the store paths that are in the layers of an image."""
-    return [path for layer in image.store_paths for path in layer]
 
 
 class TestReferences:

@@ -1,4 +1,4 @@
-"""What read_base_image.py believes of an image that others made."""
+"""Base images: what is believed of an image that others made, and images upon one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from containers import Container
 from layouts import Layout, digest_of, make_tar
-from nix import ROOT
+from nix import ROOT, Image, packed_paths, root_layer, run
 
 LAYER = make_tar("etc/", "etc/file")
 OUTPUTS = ("out", "description", "image", "links")
@@ -327,3 +328,162 @@ def test_links_into_usr_are_those_of_the_whole_image(layout: Layout, case: str) 
     layers, expected = LINKS[case]
     layout.write_image(*(make_tar(*names) for names in layers))
     assert described(layout.folder, "links") == expected
+
+
+class TestBaseImage:
+    """An image made elsewhere, here by umoci, from nothing, in two layers."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def base(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("base")
+        layout, image = folder / "layout", f"{folder}/layout:base"
+        run("umoci", "init", "--layout", layout)
+        run("umoci", "new", "--image", image)
+        for number in "12":
+            bundle = folder / f"bundle{number}"
+            run("umoci", "unpack", "--image", image, bundle)
+            (bundle / "rootfs" / f"from-base-{number}").write_text("base")
+            run("umoci", "repack", "--image", image, bundle)
+        settings = ["A=base", "BASE=yes", "PATH=/base"]
+        words = [word for setting in settings for word in ("--config.env", setting)]
+        words += ["--config.label", "base.label=1", "--config.user", "7", "--config.cmd", "/base"]
+        words += ["--config.exposedports", "1/tcp", "--config.volume", "/base"]
+        run("umoci", "config", "--image", image, *words)
+        return layout
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def archives(cls, base: Path) -> dict[str, Path]:
+        """The base in the other forms in which images are handed on."""
+        found = {"layout": base}
+        for kind in ["docker-archive", "oci-archive"]:
+            found[kind] = base.parent / f"{kind}.tar"
+            copy = ["skopeo", "--insecure-policy", "copy"]
+            run(*copy, f"oci:{base}:base", f"{kind}:{found[kind]}:base:base")
+        compressed = base.parent / "docker-archive.tar.gz"
+        run("gzip", "--keep", found["docker-archive"])
+        return {**found, "compressed": compressed}
+
+    ARGUMENTS = f'contents = {ONE}; config.Env = [ "A=top" "TOP=yes" ]; config.Labels.top = "2";'
+
+    @pytest.mark.parametrize("form", ["layout", "docker-archive", "oci-archive", "compressed"])
+    def test_is_below_the_image_in_whatever_form_it_comes(self, nix, archives, form):
+        image = nix.image(f"{{ fromImage = {archives[form]}; {self.ARGUMENTS} }}")
+        assert {"from-base-1", "from-base-2", "share/one"} <= set(image.tree)
+        assert [bool(paths) for paths in image.store_paths] == [False, False, True, False]
+        assert len(image.config["rootfs"]["diff_ids"]) == 4
+        history = [entry for entry in image.config["history"] if not entry.get("empty_layer")]
+        assert len(history) == 4
+        if "docker" in archives[form].name:
+            # Its layers are plain, and stay so: compressed anew they would have other digests.
+            assert image.digests[:2] == image.config["rootfs"]["diff_ids"][:2]
+
+    @pytest.mark.parametrize("commands", ["", "echo x >bin/made; mkdir lib/made"])
+    def test_links_of_a_distribution_stay(self, nix, tmp_path, commands):
+        """Where /bin is a link to /usr/bin: as a folder, it would hide the shell."""
+        below = Layout(tmp_path / "below")
+        names = ["usr/", "usr/bin/", "usr/bin/sh", "usr/lib/", "bin -> usr/bin", "lib -> usr/lib"]
+        below.write_image(make_tar(*names))
+        image = nix.image(
+            f"""{{
+              fromImage = {below.folder};
+              contents = pkgs.hello;
+              extraCommands = "{commands}";
+            }}"""
+        )
+        root = root_layer(image)
+        assert root["bin"].linkname == "usr/bin" and root["usr/bin"].isdir()
+        assert root["usr/bin/hello"].linkname == f"{nix.package('hello')}/bin/hello"
+        if commands:
+            assert root["lib"].linkname == "usr/lib"
+            assert root["usr/bin/made"].isfile() and root["usr/lib/made"].isdir()
+
+    def test_configuration_of_the_base_gives_way(self, nix, base):
+        more = 'config.ExposedPorts."2/tcp" = { }; config.Volumes."/top" = { };'
+        config = nix.image(f"{{ fromImage = {base}; {self.ARGUMENTS} {more} }}").config["config"]
+        assert config["Env"] == ["A=top", "BASE=yes", "PATH=/base", "TOP=yes"]
+        assert config["Labels"] == {"base.label": "1", "top": "2"}
+        assert config["ExposedPorts"] == {"1/tcp": {}, "2/tcp": {}}
+        assert config["Volumes"] == {"/base": {}, "/top": {}}
+        assert config["User"] == "7"
+        assert config["Cmd"] == ["/base"]
+        replaced = nix.image(f'{{ fromImage = {base}; config.User = "8"; config.Cmd = [ "/x" ]; }}')
+        assert replaced.config["config"]["User"] == "8"
+        assert replaced.config["config"]["Cmd"] == ["/x"]
+
+    def test_layers_of_the_base_keep_their_digests(self, nix, base):
+        image = nix.image(f"{{ fromImage = {base}; {self.ARGUMENTS} }}")
+        assert image.digests[:2] == Image(base).digests
+
+    def test_tools_accept_the_image_upon_it(self, nix, base, tmp_path):
+        image = nix.image(f"{{ fromImage = {base}; {self.ARGUMENTS} }}")
+        run("skopeo", "--insecure-policy", "copy", image.location, f"dir:{tmp_path}/copy")
+        container = Container.of(image, tmp_path / "bundle")
+        names = {path.name for path in container.rootfs.iterdir()}
+        assert {"from-base-1", "from-base-2", "share", "nix", "tmp"} <= names
+
+    @pytest.mark.parametrize("form", ["", ".archive"])
+    def test_can_be_an_image_of_our_own_whose_store_paths_are_not_packed_again(self, nix, form):
+        below = f'(buildImage {{ name = "below"; contents = pkgs.hello; }}){form}'
+        image = nix.image(f"{{ fromImage = {below}; contents = [ pkgs.hello {ONE} ]; }}")
+        paths = packed_paths(image)
+        assert len(paths) == len(set(paths))
+        assert nix.closure(nix.package("hello")) < set(paths)
+        assert image.digests[: len(image.digests) - 2] == (
+            nix.image("{ contents = pkgs.hello; }").digests
+        )
+
+    def test_groups_pack_no_store_path_that_the_base_has(self, nix):
+        below = 'buildImage { name = "below"; contents = pkgs.hello; }'
+        group = f"layers = [ [ pkgs.hello {ONE} ] ];"
+        image = nix.image(f"{{ fromImage = {below}; {group} }}")
+        paths = packed_paths(image)
+        assert len(paths) == len(set(paths))
+        assert [[path.partition("-")[2] for path in layer] for layer in image.store_paths[-2:]] == [
+            ["one"],
+            [],
+        ]
+
+    def test_layers_of_the_base_count_for_the_limit(self, nix, base):
+        contents = f"contents = [ {ONE} {TWO} pkgs.hello ];"
+        image = nix.image(f"{{ fromImage = {base}; {contents} maxLayers = 4; }}")
+        assert len(image.digests) == 4
+        error = nix.image_error(f"{{ fromImage = {base}; {contents} maxLayers = 2; }}")
+        assert "error: maxLayers = 2 is too few: the image needs 2 for its base image" in error
+
+    def test_for_another_machine_is_refused(self, nix, base):
+        error = nix.image_error(f'{{ fromImage = {base}; architecture = "arm64"; }}')
+        assert "fromImage" in error and "arm64" in error
+
+    def test_that_is_missing_is_a_clear_error(self, nix, tmp_path):
+        assert f"{tmp_path}/gone" in nix.image_error(f"{{ fromImage = {tmp_path}/gone; }}")
+
+    @pytest.mark.parametrize(
+        "damage",
+        ["text", "empty", "folder", "cut", "cut gzip", "configuration", "layer", "lost layer"],
+    )
+    def test_that_is_broken_is_a_clear_error(self, nix, base, archives, tmp_path, damage):
+        broken = tmp_path / "broken"
+        if damage in ("text", "empty"):
+            broken.write_text("I am no image\n" if damage == "text" else "")
+        elif damage == "folder":
+            broken.mkdir()
+        elif damage in ("cut", "cut gzip"):
+            form = "docker-archive" if damage == "cut" else "compressed"
+            data = archives[form].read_bytes()
+            broken.write_bytes(data[: len(data) // 2])
+        else:
+            shutil.copytree(base, broken)
+            image = Image(broken)
+            configuration, layer = image.manifest["config"]["digest"], image.digests[0]
+            blob = image.blob(configuration if damage == "configuration" else layer)
+            data = blob.read_bytes()
+            if damage == "lost layer":
+                blob.unlink()
+            else:
+                middle = len(data) // 2
+                blob.write_bytes(data[:middle] + b"!" + data[middle + 1 :])
+        error = nix.image_error(f"{{ fromImage = {broken}; }}")
+        assert re.search(r"error: fromImage \S+-broken is ", error)
+        assert "Traceback" not in error

@@ -231,3 +231,13 @@ def write_set(folder: Path, package_set: Path, packages: str) -> Path:
     text = f"{{ ... }}@given: let pkgs = import {package_set} given; in pkgs // {packages}\n"
     (folder / "default.nix").write_text(text)
     return folder
+
+
+def root_layer(image: Image) -> dict[str, tarfile.TarInfo]:
+    """Return the headers of the last layer, by name."""
+    return {member.name: member for member in image.members(image.manifest["layers"][-1])}
+
+
+def packed_paths(image: Image) -> list[str]:
+    """Return the store paths that are in the layers of an image."""
+    return [path for layer in image.store_paths for path in layer]

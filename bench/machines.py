@@ -78,7 +78,7 @@ class Machine:
         self.use_cache("new")
 
     def use_cache(self, name: str, empty: bool = False) -> None:
-        """Give skopeo a cache, of several that have names; empty it first if wanted."""
+        """Have skopeo use the cache of that name, which is emptied first if wanted."""
         self.containers = self.folder / "containers" / name
         if empty:
             shutil.rmtree(self.containers, ignore_errors=True)

@@ -164,7 +164,7 @@ def plan_together(
 
 
 def in_groups(size: Callable[[int], int]) -> Callable[..., list[list[list[str]]]]:
-    """Return a joint strategy that plans so many images at a time, of a number of all images."""
+    """Return a joint strategy that plans images in groups, whose size depends on their number."""
 
     def plan(images: Sequence[Image], budget: int, _: object) -> list[list[list[str]]]:
         step = size(len(images))

@@ -34,6 +34,8 @@ let
     seq
     ;
 
+  inherit (tools.lib) escapeShellArg;
+
   buildImage = import ./image.nix { inherit tools system; };
   runBuilder = import ./builders { inherit tools; };
   groupLayers = "${import ./group-layers.nix { inherit tools; }}/lib";
@@ -90,7 +92,7 @@ let
     in
     ''
       ${image.copyTo}/bin/copy-to "''${destinations[@]/%/${place}}" "$@" |
-        ${tools.gnused}/bin/sed "s|^|${name} |"
+        while read -r digest; do echo ${escapeShellArg name} "$digest"; done
     '';
 
   fleet = {
@@ -108,8 +110,8 @@ let
       usage="usage: copy-to DESTINATION ... [OPTION ...], as in: copy-to docker://localhost:5000/team"
       if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then
         echo "$usage"
-        echo "Pushes ${concatStringsSep ", " (attrNames built)}, each as DESTINATION/NAME:TAG, and writes its"
-        echo "name and digest. Options go to 'skopeo copy'."
+        echo ${escapeShellArg "Pushes ${concatStringsSep ", " (attrNames built)}."}
+        echo "Each becomes DESTINATION/NAME:TAG; its name and digest are written. Options go to skopeo copy."
         exit
       fi
       destinations=()

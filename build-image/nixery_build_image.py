@@ -205,13 +205,14 @@ class Guard:
         os.setsid()  # signals to the caller's process group are not meant for it
         os.close(self.pipe)
         os.closerange(0, 3)  # else who reads the answer would wait for this process, too
-        with open(reading, "rb") as pipe:
-            process = int(pipe.read().split()[-1])  # ends when nobody can write any more
-        with contextlib.suppress(ProcessLookupError):
+        try:
+            with open(reading, "rb") as pipe:
+                process = int(pipe.read().split()[-1])  # ends when nobody can write any more
             while process:
-                os.kill(process, signal.SIGTERM)
+                os.kill(process, signal.SIGTERM)  # fails when Nix has ended
                 time.sleep(1)
-        os._exit(0)
+        finally:
+            os._exit(0)
 
     def watch(self, process: int) -> None:
         """Say which process is to end; 0 for none."""

@@ -110,7 +110,7 @@ class TestFleet:
 
     def test_all_images_are_pushed(self, nix, images, tmp_path):
         program = nix.build(*nix.expression(fleet()), "-A", "copyTo").path / "bin" / "copy-to"
-        assert "Pushes job, packed, shell, web, each as" in run(program, "--help").stdout
+        assert "Pushes job, packed, shell, web." in run(program, "--help").stdout
         with run_registry(tmp_path) as registry:
             done = run(program, f"docker://{registry.address}/team", "--dest-tls-verify=false")
             digests = {name: image.descriptor["digest"] for name, image in images.items()}

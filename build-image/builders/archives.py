@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-CHUNK = 1 << 18  # bytes read at once, more than a pipe has
+CHUNK = 1 << 18  # bytes read at once; more than a pipe holds
 
 
 def tar_command(tar: str, mtime: int, owner: str | None = None, group: str | None = None) -> list:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,3 +54,15 @@ def short_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="test-", dir="/tmp") as folder:
         os.chmod(folder, 0o755)  # builds of other users go through it
         yield Path(folder)
+        # What cleans up after a container of podman outlives `podman run`, and mounts the storage.
+        while is_named_by_a_process(folder):
+            time.sleep(0.05)
+
+
+def is_named_by_a_process(folder: str) -> bool:
+    """Return whether a running process has `folder` in its command line."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            if os.fsencode(folder) in file.read_bytes():
+                return True
+    return False

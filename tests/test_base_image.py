@@ -330,6 +330,10 @@ def test_links_into_usr_are_those_of_the_whole_image(layout: Layout, case: str) 
     assert described(layout.folder, "links") == expected
 
 
+TEXT = '(pkgs.writeTextDir "share/one" "one")'
+OTHER = '(pkgs.writeTextDir "share/two" "two")'
+
+
 class TestBaseImage:
     """An image made elsewhere, here by umoci, from nothing, in two layers."""
 
@@ -365,7 +369,7 @@ class TestBaseImage:
         run("gzip", "--keep", found["docker-archive"])
         return {**found, "compressed": compressed}
 
-    ARGUMENTS = f'contents = {ONE}; config.Env = [ "A=top" "TOP=yes" ]; config.Labels.top = "2";'
+    ARGUMENTS = f'contents = {TEXT}; config.Env = [ "A=top" "TOP=yes" ]; config.Labels.top = "2";'
 
     @pytest.mark.parametrize("form", ["layout", "docker-archive", "oci-archive", "compressed"])
     def test_is_below_the_image_in_whatever_form_it_comes(self, nix, archives, form):
@@ -426,7 +430,7 @@ class TestBaseImage:
     @pytest.mark.parametrize("form", ["", ".archive"])
     def test_can_be_an_image_of_our_own_whose_store_paths_are_not_packed_again(self, nix, form):
         below = f'(buildImage {{ name = "below"; contents = pkgs.hello; }}){form}'
-        image = nix.image(f"{{ fromImage = {below}; contents = [ pkgs.hello {ONE} ]; }}")
+        image = nix.image(f"{{ fromImage = {below}; contents = [ pkgs.hello {TEXT} ]; }}")
         paths = packed_paths(image)
         assert len(paths) == len(set(paths))
         assert nix.closure(nix.package("hello")) < set(paths)
@@ -436,7 +440,7 @@ class TestBaseImage:
 
     def test_groups_pack_no_store_path_that_the_base_has(self, nix):
         below = 'buildImage { name = "below"; contents = pkgs.hello; }'
-        group = f"layers = [ [ pkgs.hello {ONE} ] ];"
+        group = f"layers = [ [ pkgs.hello {TEXT} ] ];"
         image = nix.image(f"{{ fromImage = {below}; {group} }}")
         paths = packed_paths(image)
         assert len(paths) == len(set(paths))
@@ -446,7 +450,7 @@ class TestBaseImage:
         ]
 
     def test_layers_of_the_base_count_for_the_limit(self, nix, base):
-        contents = f"contents = [ {ONE} {TWO} pkgs.hello ];"
+        contents = f"contents = [ {TEXT} {OTHER} pkgs.hello ];"
         image = nix.image(f"{{ fromImage = {base}; {contents} maxLayers = 4; }}")
         assert len(image.digests) == 4
         error = nix.image_error(f"{{ fromImage = {base}; {contents} maxLayers = 2; }}")

@@ -72,18 +72,11 @@ def clone(nix: Nix, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def storage() -> Iterator[Path]:
-    """A folder for podman, which takes no long names."""
-    with tempfile.TemporaryDirectory(prefix="test-", dir="/tmp") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def environment(nix: Nix, registry: str, storage: Path, tmp_path: Path) -> dict[str, str]:
+def environment(nix: Nix, registry: str, short_folder: Path, tmp_path: Path) -> dict[str, str]:
     """What a reader has: nixpkgs, flakes, docker (podman under its name), and a registry."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    docker = " ".join(map(str, podman_command(storage)))
+    docker = " ".join(map(str, podman_command(short_folder)))
     options = " ".join(PODMAN_RUN)
     (programs / "docker").write_text(
         "#!/bin/sh\n"

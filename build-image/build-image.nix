@@ -97,7 +97,7 @@ let
         } importArgs;
       in
       if parsed == null then
-        throw "importArgs must be a set, or a JSON object such as {\"config\": {\"allowUnfree\": true}}, not ${toJSON importArgs}"
+        throw "importArgs must be a set, or a JSON object such as '{\"config\": {\"allowUnfree\": true}}', not ${toJSON importArgs}"
       else
         parsed;
 
@@ -144,7 +144,7 @@ let
     if isList parsed && all isString parsed then
       parsed
     else
-      throw "packages must be a JSON array of strings such as [\"git\"], not ${toJSON packages}";
+      throw "packages must be a JSON array of strings such as '[\"git\"]', not ${toJSON packages}";
 
   # A name for the tools that people want in an interactive container, as in Nixery.
   shell = [
@@ -203,7 +203,7 @@ let
     if isList parsed && parsed != [ ] && all isString parsed then
       parsed
     else
-      throw "systems must be a JSON array of strings such as [\"x86_64-linux\", \"aarch64-linux\"], not ${toJSON systems}";
+      throw "systems must be a JSON array of strings such as '[\"x86_64-linux\", \"aarch64-linux\"]', not ${toJSON systems}";
   results = map (
     system: import ./build-image.nix (removeAttrs given [ "systems" ] // { inherit system; })
   ) systemNames;

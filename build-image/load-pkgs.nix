@@ -78,7 +78,7 @@ let
             } srcArgs;
       in
       if arguments == null then
-        mustBe ''the arguments of fetchGit as JSON, such as {"url": "https://...", "ref": "main"}''
+        mustBe "the arguments of fetchGit as JSON, such as '{\"url\": \"https://...\", \"ref\": \"main\"}'"
       else
         builtins.fetchGit arguments;
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nix import BUILD_IMAGE, Image, Nix, file_hash, file_md5, run, write_set
 
@@ -233,6 +236,51 @@ class TestSource:
         words = [BUILD_IMAGE, "--argstr", "packages", '["git"]', "--argstr", "srcType", source]
         words += [word for name, value in given.items() for word in ("--argstr", name, value)]
         assert sentence in nix.error(*words)
+
+
+# As Nix can hold them: no NUL, no half of a surrogate pair
+CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+TEXTS = st.text(st.sampled_from('"\\[]{},: ') | CHARACTERS)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(-9e99, 9e99) | TEXTS,
+    lambda values: st.lists(values, max_size=5) | st.dictionaries(TEXTS, values, max_size=5),
+)
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> str:
+    """JSON as different programs write it."""
+    value = draw(st.lists(VALUES) | st.lists(TEXTS))
+    separators = draw(st.sampled_from([(",", ":"), (" , ", "\t:\n")]))
+    indent, ascii_only = draw(st.sampled_from([None, 1])), draw(st.booleans())
+    return json.dumps(value, indent=indent, ensure_ascii=ascii_only, separators=separators)
+
+
+class TestJSON:
+    @settings(max_examples=20)
+    @given(st.lists(documents(), min_size=10))
+    def test_is_read_as_nix_itself_reads_it(self, texts):
+        read = f'import {BUILD_IMAGE.parent}/read-json.nix {{ argument = "a"; '
+        read += 'opening = "["; closing = "]"; }'
+        each = f"map (text: {read} text == builtins.fromJSON text)"
+        body = f'{each} (builtins.fromJSON (builtins.getEnv "TEXTS"))'
+        environment = {**os.environ, "TEXTS": json.dumps(texts)}
+        done = run("nix-instantiate", "--eval", "--strict", "--json", "-E", body, env=environment)
+        assert json.loads(done.stdout) == [True] * len(texts)
+
+    @pytest.mark.parametrize(
+        "packages",
+        """git|git curl|[git]|["git" "curl"]|["git",]|[, "git"]|["git",,"curl"]|['git']|["git|["git]
+        |["git", curl]|[git, "curl"]|[\\"git\\"]|["git\\"]|git,curl|{"git"}|[True]""".split("|"),
+    )
+    def test_that_people_get_wrong_is_one_sentence_with_an_example(self, nix, packages):
+        error = nix.error(*nix.call(packages.strip()))
+        sentence = "packages must be a JSON array of strings such as '[\"git\"]'"
+        assert f"error: {sentence}, not {json.dumps(packages.strip())}\n" in error
+
+    def test_object_that_people_get_wrong_is_one_sentence_with_an_example(self, nix):
+        error = nix.error(*nix.call(["git"], importArgs="{config: {allowUnfree: true}}"))
+        assert 'a JSON object such as \'{"config": {"allowUnfree": true}}\', not' in error
 
 
 class TestLayers:

@@ -3,7 +3,7 @@
 #   nix-build build-image/build-image.nix --argstr packages '["git"]'
 #
 # builds the answer, a JSON file: the image's manifest and where its blobs are, or which packages
-# are not available. The image itself is an attribute: -A image.
+# are not available. The image itself is an attribute, -A image, and its other forms are, too.
 {
   # Names of packages: a JSON array in a string. Nested ones have dots: "python3Packages.numpy".
   packages ? "[]",
@@ -71,6 +71,9 @@ let
       })
       [
         "image"
+        "archive"
+        "stream"
+        "copyTo"
         "layers"
         "groupedLayers"
         "explain"

@@ -244,7 +244,8 @@ class TestNames:
         assert sentence in packages.error(*packages.call(names), "-A", "image")
 
     @pytest.mark.parametrize(
-        "attribute", ["layers", "groupedLayers", "explain", "picture", "cache"]
+        "attribute",
+        "archive stream copyTo layers groupedLayers explain picture cache".split(),
     )
     def test_who_asks_for_what_an_image_has_is_told_why(self, nix, attribute):
         assert "error: no image: 'gti' was not" in nix.error(*nix.call(["gti"]), "-A", attribute)

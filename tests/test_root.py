@@ -23,7 +23,7 @@ from link_contents import (
     make_tree,
     write_archive,
 )
-from nix import Image, Nix, packed_paths, root_layer
+from nix import Image, Nix, attempt, packed_paths, root_layer
 
 ONE = '(pkgs.writeTextDir "share/one" "one")'
 
@@ -413,6 +413,29 @@ class TestCommands:
     def test_may_write_beside_the_store(self, nix):
         image = nix.image('{ extraCommands = "mkdir -p nix/store/x nix/var"; }')
         assert image.tree["nix/store/x"].isdir() and image.tree["nix/var"].isdir()
+
+    def test_may_make_what_nobody_but_root_reads(self, nix):
+        commands = "mkdir etc; echo x >etc/shadow; chmod 000 etc/shadow; chmod 311 etc"
+        root = root_layer(nix.image(f'{{ fakeRootCommands = "{commands}"; }}'))
+        assert (root["etc/shadow"].mode, root["etc"].mode) == (0, 0o311)
+
+    @pytest.mark.parametrize(
+        ("commands", "file"),
+        [
+            ("mkdir etc; echo x >etc/shadow; chmod 000 etc/shadow", "/etc/shadow"),
+            ("mkdir etc; echo x >etc/shadow; chmod 311 etc", "/etc"),
+            ("mkdir etc; echo x >etc/shadow; chmod 644 etc", "/etc"),
+            ("chmod 311 .", "/"),
+        ],
+    )
+    def test_that_make_what_ordinary_users_cannot_read_are_refused(self, nix, commands, file):
+        # Without these, root is an ordinary user.
+        user = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+        call = nix.image_call(f'{{ extraCommands = "{commands}"; }}')
+        error = attempt(*user, "nix-build", "--no-out-link", *call).stderr
+        (line,) = [line for line in error.splitlines() if line.startswith("error: extraCommands ")]
+        assert f" gave {file} a mode with which" in line and "do that in fakeRootCommands" in line
+        assert "tar: " not in error
 
     @pytest.mark.parametrize("argument", ["extraCommands", "fakeRootCommands"])
     def test_that_fail_end_the_build(self, nix, argument):

@@ -209,6 +209,29 @@ def check_store_folder(root: str, store_dir: str) -> None:
             )
 
 
+def check_readable(root: str) -> None:
+    """End the build with one line if tar could not read what extraCommands made.
+
+    Ordinary users cannot read their own files of mode 000; fakeroot keeps its files readable.
+    """
+    todo = [root]
+    while todo:
+        path = todo.pop()
+        is_folder = os.path.isdir(path)
+        if not os.access(path, os.R_OK | os.X_OK if is_folder else os.R_OK):
+            fail(
+                f"extraCommands gave {path[len(root) :] or '/'} a mode with which the build cannot "
+                "read it: do that in fakeRootCommands"
+            )
+        if is_folder:
+            with os.scandir(path) as entries:
+                todo += sorted(
+                    entry.path
+                    for entry in entries
+                    if entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)
+                )
+
+
 def mode(place: str) -> int:
     """Return the permissions of a folder of the tree."""
     return stat.S_ISVTX | 0o777 if place == "tmp" else 0o755
@@ -300,6 +323,7 @@ def main() -> None:
         # Names would be those that the building machine has for the numbers.
         archive = [attributes["fakeroot"], "-i", remembered, "--", *archive, "--numeric-owner"]
     check_store_folder(TREE, attributes["storeDir"])
+    check_readable(TREE)
     # The root itself is there too, with the mode and owner that commands gave it.
     archive += ["--no-unquote", "--no-recursion", "."]
     if names := sorted(os.listdir(TREE)):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from attributes import encode_json
 from describe_image import image_config, merge_environment
 from nix import ROOT
-from pack_layer import _parts
+from pack_layer import _parts, encode_description
 from plan_layers import assign_groups, select
 
 MODULES = sorted(file.stem for file in (ROOT / "build-image" / "builders").glob("*.py"))
@@ -31,13 +31,16 @@ def test_module_is_imported_without_doing_anything_and_its_examples_are_true(nam
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
+HASH = "0123456789abcdfghijklmnpqrsvwxyz"
+STORE_NAME = f"{HASH}-git-2.39"
 COMPRESSORS = {"none": "", "gz": "libdeflate-gzip", "zstd": "zstd"}
 
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory) -> Path:
     """A folder of 20 MB: several parts for each compressor."""
-    folder = tmp_path_factory.mktemp("content")
+    folder = tmp_path_factory.mktemp("store") / STORE_NAME
+    folder.mkdir()
     (folder / "file").write_bytes(random.Random(1).randbytes(20 << 20))
     return folder
 
@@ -62,6 +65,8 @@ class TestPack:
             "compressor": compressor,
             "compressorProgram": shutil.which(program or COMPRESSORS[compressor]),
             "storeDir": "/nix/store",
+            "archive": None,
+            "unsafeDiscardReferences": {"out": True, "description": False},
             "mtime": 1,
             "owner": "root:0",
             "group": "root:0",
@@ -142,7 +147,7 @@ class TestPack:
         assert last == f"error: {shutil.which('tar')} failed with status 2"
 
     def test_file_that_would_remove_another_one_ends_the_build(self, tmp_path):
-        folder = tmp_path / "content"
+        folder = tmp_path / STORE_NAME
         folder.mkdir()
         (folder / "a").write_text("that is no whiteout: /.wh.a")
         assert self.pack(tmp_path / "allowed", folder, "gz").returncode == 0
@@ -153,8 +158,6 @@ class TestPack:
 
 
 class TestJSON:
-    HASH = "0123456789abcdfghijklmnpqrsvwxyz"
-
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.text(),
@@ -167,10 +170,15 @@ class TestJSON:
 
     @given(st.text(), st.text())
     def test_names_store_paths_and_hides_their_hashes_from_nix(self, before, after):
-        text = f"{before}/nix/store/{self.HASH}-git-2.39{after}"
+        text = f"{before}/nix/store/{STORE_NAME}{after}"
         data = encode_json([text])
         assert json.loads(data) == [text]
-        assert self.HASH.encode() not in data
+        assert HASH.encode() not in data
+
+    @given(st.lists(st.from_regex(r"/[a-z+/]*/[0-9a-z]{32}-[0-9a-zA-Z+._?=-]+", fullmatch=True)))
+    def test_description_is_in_the_same_form(self, store_paths):
+        description = {"digest": "sha256:0", "size": 7, "storePaths": store_paths, "file": ""}
+        assert encode_description(description).encode() == encode_json([description])
 
 
 class TestEnvironment:

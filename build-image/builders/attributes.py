@@ -1,32 +1,35 @@
 """A builder's attributes, and the JSON that it writes.
 
 The builders are started by Nix without a shell (`default.nix`): no set-up script runs, which
-would take longer than most of them do. For the same reason they import little.
+would take longer than most of them do. For the same reason they import little, and the one that
+runs for each layer does without the modules json and re.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 
-# The last character of the hash in "/<hash>-<name>": see `encode_json`.
-_HASH_END = re.compile(r"(/[0-9a-z]{31})([0-9a-z])(?=-)")
 
-
-def read_attributes() -> dict:
-    """Return the derivation's structured attributes.
+def attributes_file() -> str:
+    """Return the name of the JSON file with the derivation's structured attributes.
 
     Nix 2.8 names a file in NIX_ATTRS_JSON_FILE that does not exist in its sandbox; the copy in the
     build directory is read instead.
     """
     name = os.environ.get("NIX_ATTRS_JSON_FILE", "")
-    return read_json(name if os.path.exists(name) else ".attrs.json")
+    return name if os.path.exists(name) else ".attrs.json"
+
+
+def read_attributes() -> dict:
+    """Return the derivation's structured attributes."""
+    return read_json(attributes_file())
 
 
 def read_json(name: str) -> object:
     """Return what the JSON file `name` holds."""
+    import json
+
     with open(name, encoding="utf-8") as file:
         return json.load(file)
 
@@ -39,8 +42,12 @@ def encode_json(value: object) -> bytes:
     same string; Nix, which looks for hashes in what a build wrote, finds none, so a file that
     only names store paths does not keep them from being deleted.
     """
+    import json
+    import re
+
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return _HASH_END.sub(lambda match: f"{match[1]}\\u{ord(match[2]):04x}", text).encode()
+    last = re.compile(r"(/[0-9a-z]{31})([0-9a-z])(?=-)")
+    return last.sub(lambda match: f"{match[1]}\\u{ord(match[2]):04x}", text).encode()
 
 
 def write_json(name: str, value: object) -> None:

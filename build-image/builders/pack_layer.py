@@ -23,13 +23,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Iterator
 
 from archives import read_chunks, tar_command
-from attributes import fail, read_attributes, write_json
+from attributes import attributes_file, fail
 from oci import LAYER_TYPE, WHITEOUT
 from processes import cores, expect_success, start
+
+TYPE_CHECKING = False  # as typing has it, which is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # compressor: (ending of the media type, arguments, bytes of a part)
 # bench/speed.py compares them. libdeflate makes smaller layers than zlib (pigz, gzip) in less than
@@ -106,7 +108,7 @@ def _compress(command: list[str], limit: int, parts: Iterator[int]) -> Iterator[
     zstd's one or more frames (RFC 8878, 3.1). At most `limit` compressors run at once. There is at
     least one part.
     """
-    running: deque[tuple[int, int]] = deque()  # process, and its output file
+    running: list[tuple[int, int]] = []  # process, and its output file
 
     def begin(part: int) -> None:
         target = os.memfd_create("compressed part")
@@ -114,7 +116,7 @@ def _compress(command: list[str], limit: int, parts: Iterator[int]) -> Iterator[
         running.append((start(command, part, os.dup(target)), target))
 
     def finish() -> bytes:
-        process, target = running.popleft()
+        process, target = running.pop(0)
         expect_success(process, command)
         os.lseek(target, 0, os.SEEK_SET)
         with open(target, "rb", buffering=0) as file:
@@ -174,12 +176,38 @@ def _archive(packing: dict, store_paths: list[str]) -> Iterator[bytes]:
     expect_success(tar, command, (0, 1))
 
 
+def read_layer() -> dict:
+    """Return the derivation's attributes."""
+    with open(attributes_file(), encoding="utf-8") as file:
+        # Nix's JSON is Python but for three names.
+        return eval(file.read(), {"false": False, "null": None, "true": True})
+
+
+def encode_description(description: dict) -> str:
+    """Return what `encode_json` makes of a list of one description.
+
+    Nothing in it has to be escaped but the hashes.
+    """
+
+    def encode(value: object) -> str:
+        if isinstance(value, list):
+            return f"[{','.join(map(encode_path, value))}]"
+        return str(value) if isinstance(value, int) else f'"{value}"'
+
+    def encode_path(path: str) -> str:
+        end = path.rindex("/") + 32
+        return f'"{path[:end]}\\u{ord(path[end]):04x}{path[end + 1 :]}"'
+
+    members = [f'"{key}":{encode(description[key])}' for key in sorted(description)]
+    return "[{" + ",".join(members) + "}]"
+
+
 def main() -> None:
-    attributes = read_attributes()
-    outputs = attributes["outputs"]
-    write_json(
-        outputs["description"], [pack_layer(attributes, attributes, outputs["out"], cores())]
-    )
+    layer = read_layer()
+    outputs = layer["outputs"]
+    description = pack_layer(layer, layer, outputs["out"], cores())
+    with open(outputs["description"], "w", encoding="utf-8") as file:
+        file.write(encode_description(description))
 
 
 if __name__ == "__main__":

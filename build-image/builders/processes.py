@@ -6,9 +6,10 @@ The module subprocess is not used: it is slow to import, beside packing a small 
 from __future__ import annotations
 
 import os
-import signal
 
 from attributes import fail
+
+SIGPIPE = 13  # as the module signal has it, which is slow to import
 
 
 def cores() -> int:
@@ -31,7 +32,7 @@ def start(
         command,
         os.environ if environment is None else environment,
         file_actions=actions,
-        setsigdef=[signal.SIGPIPE],
+        setsigdef=[SIGPIPE],
     )
     for file, _ in given:
         os.close(file)

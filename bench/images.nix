@@ -74,6 +74,64 @@ in
     inherit contents mtime importFromDerivation;
   };
 
+  # What a layer's time is spent on: derivations that do ever more of it, new for each revision
+  stages =
+    let
+      revision = builtins.head (builtins.attrValues revisions);
+      fifty = make: builtins.genList (number: make "stage-${revision}-${toString number}") 50;
+      python =
+        statement:
+        fifty (
+          name:
+          derivation {
+            inherit name;
+            system = builtins.currentSystem;
+            builder = "${pkgs.coreutils}/bin/env";
+            args = [
+              "${pkgs.python3}/bin/python3"
+              "-BEsS"
+              "-c"
+              "${statement}; open(os.environ['out'], 'w')"
+            ];
+          }
+        );
+    in
+    {
+      sandbox = fifty (
+        name:
+        derivation {
+          inherit name;
+          system = builtins.currentSystem;
+          builder = "${pkgs.bash}/bin/bash";
+          args = [
+            "-c"
+            "echo >$out"
+          ];
+        }
+      );
+      python = python "import os";
+      hashlib = python "import hashlib, os";
+      json = python "import hashlib, json, os, re";
+      layer = fifty (
+        name:
+        import ../build-image/builders { tools = pkgs; } "pack_layer" {
+          inherit name;
+          outputs = [
+            "out"
+            "description"
+          ];
+          contents = [ (builtins.toFile name name) ];
+          tar = "${pkgs.gnutar}/bin/tar";
+          compressor = "gz";
+          compressorProgram = "${pkgs.libdeflate}/bin/libdeflate-gzip";
+          inherit (builtins) storeDir;
+          mtime = 1;
+          owner = "root:0";
+          group = "root:0";
+        }
+      );
+    };
+
   others = import ./other-builders.nix {
     inherit
       pkgs

@@ -67,6 +67,16 @@ PIGZ = "tar \\| pigz -6"
 DOCKER_TOOLS = "buildLayeredImage"
 STREAM = "streamLayeredImage >file"
 
+# Attributes of images.nix: derivations, so many each, that do more and more of what a layer needs
+STAGES = {
+    "sandbox": "a sandbox, and bash",
+    "python": "a sandbox, env, and Python",
+    "hashlib": "the same, importing hashlib",
+    "json": "the same, importing hashlib, json and re",
+    "layer": "a layer of one small file",
+}
+STAGE_DERIVATIONS = 50
+
 # What compresses a layer, how, and in parts of how many MiB; None is the whole in one.
 COMPRESSORS = (
     ("libdeflate-gzip -6 -c", (None, 2)),
@@ -480,6 +490,31 @@ def measure_compressors(builder: Builder, folder: Path) -> None:
     )
 
 
+def measure_stages(builder: Builder, repeats: int) -> None:
+    """Report what the time of a small layer is spent on."""
+
+    def build(stage: str) -> Callable[[], Command]:
+        attribute = f"stages.{stage}"
+        return lambda: builder.command(
+            "nix-build", attribute, "small", {CHANGING[0]: builder.new()}
+        )
+
+    say("small layers")
+    runs = alternate({name: build(stage) for stage, name in STAGES.items()}, repeats)
+    rows = []
+    for name, its_runs in runs.items():
+        for each in its_runs:
+            builder.outputs(each)
+        times = [[getattr(each, clock) for each in its_runs] for clock in CLOCKS]
+        cells = [spread([1000 * each / STAGE_DERIVATIONS for each in some]) for some in times]
+        rows.append((name, *cells))
+    builder.delete()
+    report(
+        f"Small derivations, {STAGE_DERIVATIONS} after one another ({repeats} runs):",
+        table(("a derivation that is", "wall ms", "CPU ms"), rows),
+    )
+
+
 def measure_images(folder: Path, arguments: argparse.Namespace, packages: str) -> None:
     """Print the report's second part and draw its chart."""
     builder = Builder(packages)
@@ -487,6 +522,7 @@ def measure_images(folder: Path, arguments: argparse.Namespace, packages: str) -
     report(f"## The image build\n\n{machine()}, Nix {version} with its default settings.")
     measure_compressors(builder, folder)
     repeats = arguments.repeats
+    measure_stages(builder, repeats)
     evaluations, colds, changed = [], [], []
     changes = {}
     # What takes milliseconds, and seconds

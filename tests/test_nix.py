@@ -243,7 +243,8 @@ CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 TEXTS = st.text(st.sampled_from('"\\[]{},: ') | CHARACTERS)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(-9e99, 9e99) | TEXTS,
-    lambda values: st.lists(values, max_size=5) | st.dictionaries(TEXTS, values, max_size=5),
+    lambda values: st.lists(values) | st.dictionaries(TEXTS, values),
+    max_leaves=5,
 )
 
 
@@ -257,8 +258,8 @@ def documents(draw: st.DrawFn) -> str:
 
 
 class TestJSON:
-    @settings(max_examples=20)
-    @given(st.lists(documents(), min_size=10))
+    @settings(max_examples=50)
+    @given(st.lists(documents(), min_size=1))
     def test_is_read_as_nix_itself_reads_it(self, texts):
         read = f'import {BUILD_IMAGE.parent}/read-json.nix {{ argument = "a"; '
         read += 'opening = "["; closing = "]"; }'

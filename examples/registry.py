@@ -246,6 +246,13 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self) -> None:
+        self.close_connection = True  # the body would be taken for the next request
+        message = "this registry is read-only: it serves the images that it builds"
+        self.refuse(405, "UNSUPPORTED", message, None)
+
+    do_PUT = do_PATCH = do_DELETE = do_POST
+
     def refuse_body(self) -> None:
         """Raise Refusal if the request has a body, which would be taken for the next request."""
         lengths = self.headers.get_all("Content-Length", [])
@@ -340,7 +347,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def refuse(self, status: int, code: str, message: str, detail: Any) -> None:
         error = {"code": code, "message": message, "detail": detail}
-        self.send(status, json.dumps({"errors": [error]}).encode(), "application/json")
+        headers = {"Allow": "GET, HEAD"} if status == 405 else {}
+        self.send(status, json.dumps({"errors": [error]}).encode(), "application/json", headers)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Requests that http.server refuses itself."""
@@ -418,16 +426,20 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     try:
+        # Before anything is built; who connects early waits.
+        server = Server((arguments.host, arguments.port), Handler)
+    except (OSError, OverflowError) as error:  # a port that is taken, or no port
+        parser.exit(2, f"{parser.prog}: {arguments.host}:{arguments.port}: {error}\n")
+    try:
         source = Source(arguments.source, arguments.tags)
         arguments.state.mkdir(parents=True, exist_ok=True)
         program = find_program(source, arguments.state)
         Handler.images = Images([program, *arguments.options], source, arguments.state.resolve())
-        server = Server((arguments.host, arguments.port), Handler)
     except ValueError as error:
         parser.error(f"--source: {error}")
     except subprocess.CalledProcessError:
         parser.exit(1, f"{parser.prog}: nixery-build-image can't be built, for the reason above\n")
-    except (OSError, OverflowError) as error:  # a port that is taken, or no port
+    except OSError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     with server:
         logging.info("http://%s:%d", *server.server_address[:2])

@@ -243,6 +243,25 @@ def test_tag_that_is_not_allowed(registry: Registry) -> None:
     assert registry.get("/v2/hello/manifests/some-tag")[0].status == 200
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_requests_that_would_change_something(registry: Registry, method: str) -> None:
+    response, body = registry.get("/v2/hello/manifests/latest", method)
+    (error,) = json.loads(body)["errors"]
+    assert (response.status, error["code"]) == (405, "UNSUPPORTED")
+    assert response.headers["Allow"] == "GET, HEAD"
+
+
+def test_a_client_that_pushes_is_told_why_not(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "page").write_text("a layer that the registry does not have")
+    run("tar", "--create", "--file", tmp_path / "archive", "--directory", tmp_path, "page")
+    copy = ["skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false"]
+    for source in f"tarball:{tmp_path}/archive", f"docker://localhost:{registry.port}/hello":
+        there = f"docker://localhost:{registry.port}/mine:1"
+        done = attempt(*copy, "--src-tls-verify=false", source, there)
+        assert done.returncode == 1
+        assert "this registry is read-only: it serves the images that it builds" in done.stderr
+
+
 HELLO = b"GET /v2/hello/manifests/latest HTTP/1.1\r\n"
 SMUGGLED = b"GET /v2/ HTTP/1.1\r\nConnection: close\r\n\r\n"
 
@@ -259,8 +278,9 @@ SMUGGLED = b"GET /v2/ HTTP/1.1\r\nConnection: close\r\n\r\n"
         (HELLO + b"Transfer-Encoding: chunked\r\n\r\n2b\r\n" + SMUGGLED + b"\r\n0\r\n\r\n", 400),
         (HELLO + b"Transfer-Encoding: x\r\nContent-Length: 0\r\n\r\n" + SMUGGLED, 400),
         (HELLO + b"\x00\xff\r\n\r\n" + SMUGGLED, 400),
-        (b"POST /v2/hello/blobs/uploads/ HTTP/1.1\r\nContent-Length: 9\r\n\r\n" + SMUGGLED, 501),
-        (b"DELETE /v2/hello/manifests/latest HTTP/1.1\r\n\r\n" + SMUGGLED, 501),
+        (b"POST /v2/hello/blobs/uploads/ HTTP/1.1\r\nContent-Length: 9\r\n\r\n" + SMUGGLED, 405),
+        (b"DELETE /v2/hello/manifests/latest HTTP/1.1\r\n\r\n" + SMUGGLED, 405),
+        (b"BREW /v2/ HTTP/1.1\r\n\r\n" + SMUGGLED, 501),
         (b"GET /v2/hello/manifests/latest HTTP/9.9\r\n\r\n" + SMUGGLED, 505),
         (b"GET /v2/hello/manifests/latest twice HTTP/1.1\r\n\r\n" + SMUGGLED, 400),
         (b"GET /v2/" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
@@ -268,7 +288,7 @@ SMUGGLED = b"GET /v2/ HTTP/1.1\r\nConnection: close\r\n\r\n"
         (HELLO + b"A: a\r\n" * 200 + b"\r\n" + SMUGGLED, 431),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),  # TLS begins so
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_hostile_requests(registry: Registry, request_: bytes, status: int) -> None:
     """There is one answer, and what comes after is not taken for another request."""
@@ -460,9 +480,10 @@ def test_what_cannot_be_served_is_one_line(words: str, status: int, sentence: st
 def test_a_port_that_is_taken_or_none_is_one_line(registry: Registry, tmp_path: Path) -> None:
     command = [*registry.command[: registry.command.index("--state")], "--state", tmp_path]
     done = attempt(*command, env=registry.environment)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "registry.py: [Errno 98] Address already in use"
+    taken = f"registry.py: localhost:{registry.port}: [Errno 98] Address already in use\n"
+    assert (done.returncode, done.stderr) == (2, taken)
     at = command.index("--port") + 1
     done = attempt(*command[:at], "99999", *command[at + 1 :], env=registry.environment)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "port must be 0-65535" in done.stderr.splitlines()[-1]
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("registry.py: localhost:99999: ") and "port must be 0-65535" in line

@@ -249,7 +249,7 @@ let
       # Longer names are invalid, and matching them overflows Nix's stack.
       isShort = value: isString value && stringLength value <= 255;
       image = toLower (check "name" isShort "a string of up to 255 characters" name);
-      tagged = match "(.+):([^/]*)" image;
+      tagged = match "([^@]+):([^/]*)" image;
     in
     {
       name =

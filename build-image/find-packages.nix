@@ -105,16 +105,19 @@ let
   similarTo =
     name:
     let
-      path = pathOf name;
+      # A set has one version of each: what is meant by "nodejs@20.1" may be nodejs.
+      unversioned = head (split "[@:=]" name);
+      isVersioned = unversioned != name;
+      path = pathOf unversioned;
       first = head path;
       rest = tail path;
       set = lookUp pkgs [ first ];
       nested = import ./spellings.nix (builtins.attrNames set.value);
     in
     if length rest == 1 && isAttrs (set.value or null) then
-      map (each: "${first}.${each}") (nested.nearest (head rest))
+      map (each: "${first}.${each}") (nested.nearest isVersioned (head rest))
     else
-      map (each: concatStringsSep "." ([ each ] ++ rest)) (spellings.nearest first);
+      map (each: concatStringsSep "." ([ each ] ++ rest)) (spellings.nearest isVersioned first);
 
   # Why a package is not available, according to nixpkgs' `meta`; null if it says nothing.
   explain =

@@ -78,16 +78,16 @@ in
   # The names that differ from the given one only in case
   inherit ignoringCase;
 
-  # Up to three similar names. One or two characters are too few to guess from, and more than thirty
-  # are not a slip.
+  # Up to three names that are similar, or differ only in case if those are `wanted`, too. One or two
+  # characters are too few to guess from, and more than thirty are not a slip.
   nearest =
-    name:
+    wanted: name:
     let
       typed = lower name;
-      near = concatMap ignoringCase (slips typed);
+      near = concatMap ignoringCase ([ typed ] ++ slips typed);
     in
     if stringLength name < 3 || stringLength name > 30 then
       [ ]
     else
-      atMost 3 (unique (filter (each: lower each != typed) (near ++ beginningWith typed)));
+      atMost 3 (unique (filter (each: wanted || lower each != typed) (near ++ beginningWith typed)));
 }

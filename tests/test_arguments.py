@@ -157,6 +157,7 @@ class TestWhatIsMeant:
             ('{ name = "foo bar"; }', 'such as "team/notes", not "foo bar"'),
             ('{ name = "a//b"; }', 'such as "team/notes", not "a//b"'),
             ('{ name = "Foo:1.0"; }', 'without a tag: write name = "foo"; tag = "1.0"'),
+            ('{ name = "foo@sha256:00"; }', 'such as "team/notes", not "foo@sha256:00"'),
             ("{ name = 1; }", "name must be a string of up to 255 characters, not 1"),
             ("{ tag = 1; }", "tag must be null or a string of up to 128 letters"),
             ('{ tag = "-x"; }', 'that begins with no . or -, not "-x"'),

@@ -41,6 +41,9 @@ DESTINATION = re.compile(
 # Those that can hold an image index. For others, skopeo selects the image for this machine.
 INDEX_DESTINATION = re.compile("docker:|oci:|oci-archive:|dir:")
 
+# Options with which the destination gets another manifest than the image has
+CONVERSION = re.compile("-f|--format|--dest-(force-)?(de)?compress|--encrypt")
+
 # A line of skopeo's, as the Go library logrus writes it where nobody watches
 LOGGED = re.compile(r"time=\S+ level=(\w+) msg=(.*)")
 
@@ -49,7 +52,8 @@ ADVICE = {
     "server gave HTTP response": "a registry without TLS needs --dest-tls-verify=false",
     "unauthorized|resource is denied|Forbidden": "log in with `skopeo login`, or pass --dest-creds "
     "USER:PASSWORD",
-    "x509": "--dest-cert-dir FOLDER names the folder with a registry's certificate",
+    "x509": "--dest-cert-dir FOLDER names the folder with a registry's certificate, NAME.crt",
+    "manifest invalid": "a registry that takes no OCI images needs --format v2s2",
     "closed pipe": "docker does not answer",
 }
 
@@ -241,10 +245,12 @@ def explain(reason: str) -> str:
     return f"{short} ({advice[0]})" if advice else short
 
 
-def push(registry: Registry, skopeo: str, destination: str, options: list[str]) -> str:
+def push(
+    registry: Registry, skopeo: str, preserve: str, destination: str, options: list[str]
+) -> str:
     """Copy the registry's image to one destination; return the digest that it has there.
 
-    Raises `Failure`.
+    `preserve` is skopeo's option that keeps digests, or "" if it has none. Raises `Failure`.
     """
     image = registry.image
     registry.sent.clear()
@@ -254,6 +260,11 @@ def push(registry: Registry, skopeo: str, destination: str, options: list[str]) 
         command = [skopeo, "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
         if image.is_index and INDEX_DESTINATION.match(destination):
             command.append("--all")
+        converts = any(map(CONVERSION.match, options))
+        if preserve and destination.startswith("docker:") and not converts:
+            # Otherwise skopeo takes, instead of a layer, one with the same files that the registry
+            # has in another compression, if it knows of one from an earlier push.
+            command.append(preserve)
         source = f"docker://127.0.0.1:{registry.server_address[1]}/image"
         command += [*options, "--digestfile", digest_file, source, destination]
         reason = run_skopeo(*command)
@@ -266,7 +277,7 @@ def push(registry: Registry, skopeo: str, destination: str, options: list[str]) 
     return digest
 
 
-def main(skopeo: str, documents: str, derivations: str, *words: str) -> int:
+def main(skopeo: str, preserve: str, documents: str, derivations: str, *words: str) -> int:
     """Push the image to the destinations among `words`; for the others see layout.nix."""
     if {"--help", "-h"}.intersection(words):
         print(__doc__.strip())
@@ -280,7 +291,7 @@ def main(skopeo: str, documents: str, derivations: str, *words: str) -> int:
     registry = Registry(Image(documents, json.loads(derivations)))
     for destination in destinations:
         try:
-            print(push(registry, skopeo, destination, options), flush=True)
+            print(push(registry, skopeo, preserve, destination, options), flush=True)
         except Failure as failure:
             say(f"{destination}: not pushed: {failure}")
             return 1

@@ -56,6 +56,13 @@ let
       value = unsafeDiscardStringContext layer.drvPath;
     }) packed
   );
+
+  # skopeo's option that makes it push an image as it is, since version 1.6
+  preserveDigests =
+    let
+      inherit (builtins.parseDrvName tools.skopeo.name) version;
+    in
+    if builtins.compareVersions version "1.6" < 0 then "" else "--preserve-digests";
 in
 {
   inherit layout;
@@ -76,6 +83,6 @@ in
   # -I, Python does not search the program's folder, all of the store, for modules.
   copyTo = tools.writeShellScriptBin "copy-to" ''
     exec ${tools.python3}/bin/python3 -BIS ${./copy_to.py} ${tools.skopeo}/bin/skopeo \
-      ${documents} '${toJSON derivations}' "$@"
+      "${preserveDigests}" ${documents} '${toJSON derivations}' "$@"
   '';
 }

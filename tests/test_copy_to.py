@@ -69,6 +69,13 @@ class TestSending:
         sent = [line.split()[2] for line in done.stderr.splitlines() if ": sending " in line]
         assert len(sent) == 2 and any(name.startswith("layer-tree-") for name in sent)
 
+    def test_gets_the_layers_as_they_are_compressed_though_it_has_the_files(self, nix, registry):
+        for compressor in "gz", "zstd", "none":
+            arguments = f'{{ contents = [ pkgs.hello ]; compressor = "{compressor}"; }}'
+            program = nix.build_image(arguments, "copyTo").path / "bin" / "copy-to"
+            done = run(program, registry.reference(compressor), PLAIN)
+            assert done.stdout == nix.image(arguments).descriptor["digest"] + "\n"
+
     @pytest.mark.parametrize("kind", ["oci", "docker-archive"])
     def test_other_destinations_of_skopeo_get_the_whole_image(self, image, copy_to, tmp_path, kind):
         run(copy_to, f"{kind}:{tmp_path}/there:name:v1")

@@ -113,7 +113,7 @@ from contextlib import suppress
 from functools import partial, reduce
 from itertools import chain, compress
 from math import sqrt
-from operator import add, and_, attrgetter, mul, or_
+from operator import add, and_, attrgetter, itemgetter, mul, or_
 
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
@@ -903,7 +903,7 @@ def group_fleet(
         return Layer(sorted(paths), size, max(paths, key=sizes.__getitem__), reason)
 
     fleet: dict[str, list[Layer]] = {name: [] for name in graphs}
-    layers = {tuple(sorted({*layer})) for plan in known for layer in plan}
+    layers = Counter(tuple(sorted({*layer})) for plan in known for layer in plan)
     for name, graph in graphs.items():
         if budgets[name] < 1:
             raise GraphError(f"{name}: a budget of {budgets[name]} layers: want at least 1")
@@ -918,10 +918,17 @@ def group_fleet(
     rest = [name for name in sorted(graphs) if not fleet[name]]
     paths, parts = _divide([graphs[name] for name in rest], layers)
     parts = _merge(parts, [budgets[name] for name in rest])
-    for part in sorted(parts, key=lambda it: -_count_bits(it.images)):
+    # Some hosts reuse only a common prefix of layers: first comes what most images have. Of known
+    # layers the known plans alone decide it, so that no other image moves them.
+    ranked = []
+    for part in parts:
         reason = "known" if part.images >> len(rest) else "fleet"
         layer = as_layer([*_selected(paths, part.paths)], reason)
-        for name in _selected(rest, part.images):
+        times = layers[tuple(layer.contents)]
+        count = 0 if times else _count_bits(part.images)
+        ranked.append(((-times, -count, -layer.size, layer.contents), part.images, layer))
+    for _, images, layer in sorted(ranked, key=itemgetter(0)):
+        for name in _selected(rest, images):
             fleet[name].append(layer)
     for name, graph in graphs.items():
         _check(graph, budgets[name], fleet[name])

@@ -123,6 +123,17 @@ def test_a_known_layer_is_used_whole_or_not_at_all(fleet, budgets, more):
             )
 
 
+@pytest.mark.parametrize("shared", [0, 1])
+def test_a_new_image_leaves_the_layers_of_a_changed_one_in_their_order(shared):
+    """It has gained a path since its plan became known."""
+    known = [[[PATHS[0]], [PATHS[1]]]]
+    images = {"a": PATHS, "b": [PATHS[shared]]}
+    references = {path: [] for path in PATHS}
+    alone = plan(document(SIZES, references, {"a": PATHS}), [3], known)
+    assert plan(document(SIZES, references, images), [3, 1], known)["a"] == alone["a"]
+    assert alone["a"][2] == [PATHS[2]]
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_of_known_plans_that_fit_the_one_with_most_layers_is_kept(order):
     exported = document(SIZES, REFERENCES, {"a": [PATHS[0], PATHS[2]]})

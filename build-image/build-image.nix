@@ -5,7 +5,7 @@
 # builds the answer, a JSON file: the image's manifest and where its blobs are, or which packages
 # are not available. The image itself is an attribute, -A image, and its other forms are, too.
 {
-  # Names of packages: a JSON array in a string. Nested ones have dots: "python3Packages.numpy".
+  # Names of packages: a JSON array in a string. Nested ones have dots: "python3Packages.ipython".
   packages ? "[]",
   # Further contents, for callers in Nix
   contents ? [ ],

@@ -126,6 +126,18 @@ let
       set -e -o pipefail
       ${concatStringsSep "\n" (map copy (attrNames built))}
     '';
+    # What other machines need besides the packages to get all images without building anything
+    cache = tools.writeText "fleet-cache" (
+      concatStringsSep "\n" (
+        map toString (
+          [
+            fleet.copyTo
+            plans
+          ]
+          ++ map (image: image.cache) (attrValues built)
+        )
+      )
+    );
   };
   taken = filter (name: hasAttr name fleet) (attrNames images);
   # Images by name and tag; those whose tag is a hash differ
@@ -137,6 +149,6 @@ in
 if repeated != [ ] then
   throw "buildImages: ${concatStringsSep " and " named.${head repeated}} are called ${head repeated}: give each its own name or tag"
 else if taken != [ ] then
-  throw "buildImages: an image cannot be called ${head taken}: the fleet has an attribute of that name"
+  throw "buildImages: an image cannot be called ${head taken}: the fleet has an attribute of that name. Write images.my-${head taken}.name = \"${head taken}\""
 else
   built // fleet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from containers import PODMAN_RUN, podman
 from docker_registry import run_registry
 from nix import Image, Nix, run
+from served import with_store
 
 # Calls of buildImage; in the small package set, python3 comes with Debian's shared libraries.
 IMAGES = """
@@ -119,6 +121,19 @@ class TestFleet:
                 there = registry.reference(f"team/{name}:v1")
                 done = run("skopeo", "inspect", "--raw", "--tls-verify=false", there)
                 assert json.loads(done.stdout) == image.manifest
+
+    def test_the_cache_has_what_another_machine_needs_to_push(self, nix, tmp_path):
+        """It evaluates, and builds nothing."""
+        call = nix.expression(fleet())
+        cache, program = nix.build(*call, "-A", "cache", "-A", "copyTo").paths
+        copy = ["nix", "--extra-experimental-features", "nix-command", "copy"]
+        run(*copy, "--to", f"file://{tmp_path}/cache?compression=none", cache)
+        (tmp_path / "nix").mkdir()
+        settings = f"substituters = file://{tmp_path}/cache\nrequire-sigs = false\nmax-jobs = 0"
+        environment = {**os.environ, "NIX_CONFIG": f"{os.environ['NIX_CONFIG']}\n{settings}"}
+        build = ["nix-build", "--no-out-link", *call, "-A", "copyTo"]
+        done = run(*with_store(tmp_path, *build), env=environment)
+        assert done.stdout == f"{program}\n"
 
 
 class TestLock:

@@ -47,6 +47,10 @@ CONVERSION = re.compile("-f|--format|--dest-(force-)?(de)?compress|--encrypt")
 # A line of skopeo's, as the Go library logrus writes it where nobody watches
 LOGGED = re.compile(r"time=\S+ level=(\w+) msg=(.*)")
 
+# A line in which Nix says why it fails; the first is the cause. Of a binary cache that it does not
+# reach after several attempts, it only warns, as it does of each attempt.
+NIX_ERROR = re.compile(r"\s*(?:error: |warning: (?=unable to download)(?!.*; retrying in ))(.+)")
+
 # What to do about failures that skopeo only describes
 ADVICE = {
     "server gave HTTP response": "a registry without TLS needs --dest-tls-verify=false",
@@ -118,7 +122,8 @@ class Image:
         try:
             nix_store("--realise", "--no-gc-warning", wanted)
         except Failure as error:
-            raise Failure(f"{store_path} is missing, build the image again: {error}") from None
+            advice = "push again if a binary cache has it, or else build the image again"
+            raise Failure(f"{store_path} is missing: {error} ({advice})") from None
 
 
 class Registry(ThreadingTCPServer):
@@ -165,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
         if reference in image.layers:
             self.server.sent[reference] = size
             name = os.path.basename(store_path_of(file))[33:]
-            say(f"sending {name}, {size / 1e6:.2f} MB")
+            say(f"sending {name}, {format_bytes(size)}")
         with open(file, "rb") as blob:
             is_manifest = kind == "manifests"
             media_type = json.load(blob)["mediaType"] if is_manifest else "application/octet-stream"
@@ -194,14 +199,42 @@ def store_path_of(file: str) -> str:
 
 
 def nix_store(*words: str) -> str:
-    """Run nix-store; return what it writes. Raises `Failure`."""
+    """Run nix-store and pass its messages on; return what it writes. Raises `Failure`."""
     try:
-        command = ["nix-store", *words]
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        process = start("nix-store", *words)
     except OSError as error:
         raise Failure(f"nix-store: {error.strerror}") from None
-    except subprocess.CalledProcessError as error:
-        raise Failure(f"nix-store failed with status {error.returncode}") from None
+    reason = ""
+    with process:
+        for line in process.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            error = NIX_ERROR.match(line)
+            reason = reason or (error[1] if error else "")
+        output = process.stdout.read()
+    if process.returncode != 0:
+        raise Failure(reason or f"nix-store failed with status {process.returncode}")
+    return output
+
+
+def start(*command: str) -> subprocess.Popen[str]:
+    """Start a program; both of its outputs are pipes. Raises OSError."""
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+
+
+def format_bytes(size: float) -> str:
+    """Return a number of bytes for people, as the explanation of the layers has it.
+
+    >>> [format_bytes(size) for size in (0, 514, 9_876, 999_499, 1_054_321, 999_500_000)]
+    ['0 B', '514 B', '9.9 kB', '999 kB', '1.1 MB', '1.0 GB']
+    """
+    unit = "B"
+    for larger in "kB", "MB", "GB", "TB":
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
 def say(message: str) -> None:
@@ -211,10 +244,7 @@ def say(message: str) -> None:
 def run_skopeo(*command: str) -> str:
     """Run skopeo and pass its messages on; return the one that says why it failed, or ""."""
     reason = ""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
-    )
-    with process:
+    with start(*command) as process:
         try:
             for line in process.stderr:
                 logged = LOGGED.match(line)
@@ -254,6 +284,7 @@ def push(
     """
     image = registry.image
     registry.sent.clear()
+    registry.failures.clear()
     given = re.findall("^--digestfile[=\n](.+)", "\n".join(options), re.MULTILINE)
     with tempfile.NamedTemporaryFile() as temporary:
         digest_file = given[-1] if given else temporary.name
@@ -273,7 +304,7 @@ def push(
         with open(digest_file, encoding="utf-8") as file:
             digest = file.read().strip()
     layers, size = len(registry.sent), sum(registry.sent.values())
-    say(f"{destination}: sent {layers} of {len(image.layers)} layers, {size / 1e6:.2f} MB")
+    say(f"{destination}: sent {layers} of {len(image.layers)} layers, {format_bytes(size)}")
     return digest
 
 

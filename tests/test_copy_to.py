@@ -10,10 +10,18 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import copy_to as program
+import group_layers
 from docker_registry import DockerRegistry, run_registry
 from nix import Image, Nix, attempt, run
 from served import with_store
@@ -131,6 +139,32 @@ def delete_layers(nix: Nix, arguments: str) -> list[Path]:
     return layers
 
 
+class CacheHandler(SimpleHTTPRequestHandler):
+    """Serves a binary cache, or hangs up in the middle of a file as long as `fails` is set."""
+
+    fails = False
+
+    def copyfile(self, source, outputfile) -> None:
+        size = os.fstat(source.fileno()).st_size
+        outputfile.write(source.read(size // 2 if self.fails and "/nar/" in self.path else size))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve a binary cache; yield its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(CacheHandler, directory=folder)) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 class TestLayersThatAreNotThere:
     def test_the_program_keeps_no_layer_alive(self, nix, image, copy_to):
         layers = set(map(str, nix.build_image(TWO, "layers").paths))
@@ -204,8 +238,44 @@ class TestLayersThatAreNotThere:
         assert [path.name[33:] for path in pulled] == ["layer-page", "layer-image-root.tar"]
         assert done.stdout == nix.image(arguments).descriptor["digest"] + "\n"
 
+    @pytest.mark.parametrize(
+        ("address", "told"),
+        [
+            ("{}", "curl error: Transferred a partial file"),
+            ("http://127.0.0.1:1", "connect to server"),
+        ],
+    )
+    def test_a_binary_cache_that_fails_is_named_in_the_last_line(
+        self, nix, registry, tmp_path, monkeypatch, address, told
+    ):
+        there = registry.reference("failing")
+        forms = nix.build(*nix.image_call(with_new_page()), "-A", "cache", "-A", "copyTo").paths
+        copy = ["nix", "--extra-experimental-features", "nix-command", "copy"]
+        run(*copy, "--to", f"file://{tmp_path}/cache?compression=zstd", forms[0])
+        (tmp_path / "nix").mkdir()
+        with serving(tmp_path / "cache") as served:
+            settings = f"{os.environ['NIX_CONFIG']}\nrequire-sigs = false\ndownload-attempts = 2"
+            settings += "\nsubstituters = "
+            environment = {**os.environ, "NIX_CONFIG": settings + served}
+            run(*with_store(tmp_path, "nix-store", "--realise", forms[1]), env=environment)
+            monkeypatch.setattr(CacheHandler, "fails", True)
+            address = address.format(served)
+            environment["NIX_CONFIG"] = settings + address
+            push = with_store(tmp_path, forms[1] / "bin" / "copy-to", there, PLAIN)
+            done = attempt(*push, env=environment)
+        assert (done.returncode, done.stdout) == (1, "")
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith(f"copy-to: {there}: not pushed: /nix/store/")
+        assert f" is missing: unable to download '{address}" in last and told in last
+        assert "retrying" not in last
+        assert last.endswith("(push again if a binary cache has it, or else build the image again)")
+
 
 class TestUsage:
+    @given(st.integers(0, 10**12) | st.sampled_from([999, 1000, 999_499, 999_500, 10**9 - 1]))
+    def test_sizes_are_written_as_in_the_explanation_of_layers(self, size):
+        assert program.format_bytes(size) == group_layers.format_bytes(size)
+
     def test_help_tells_how_it_is_called(self, copy_to):
         done = run(copy_to, "--help")
         assert "copy-to DESTINATION ... [OPTION ...]" in done.stdout

@@ -99,7 +99,9 @@ let
     # The plans of all images: a file to commit, and to pass as `known`
     inherit lock;
     groupedLayers = lock;
-    inherit (lock) explain;
+    explain = lock.explain // {
+      outputSpecified = true;
+    };
     picture = runBuilder "draw_picture" {
       name = "picture.svg";
       inherit (lock) explanation;

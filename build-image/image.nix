@@ -290,7 +290,10 @@ outputs.layout
   inherit (layered) layers groupedLayers picture;
   # For a fleet that this image is in
   inherit (layered) toPlan;
-  inherit (layered.groupedLayers) explain;
+  # Without outputSpecified, `nix build` of newer versions of Nix builds the output `out`.
+  explain = layered.groupedLayers.explain // {
+    outputSpecified = true;
+  };
   inherit answer;
   # For an index that this image is in
   inherit documents packed architecture;

@@ -80,6 +80,8 @@ def test_consumer_builds_and_pushes_an_image_in_pure_evaluation(nix, checkout, t
     image, other = Image(Path(built["outputs"]["out"])), nix.image_of(["hello"])
     # The image's digest: neither purity nor the way in plays a part.
     assert image.descriptor == other.descriptor
+    (explained,) = json.loads(flake(*command[:-1], f"{command[-1]}.explain"))
+    assert "layers, " in Path(explained["outputs"]["explain"]).read_text().splitlines()[-1]
     pushed = flake("run", f"path:{tmp_path}#image.copyTo", "--", f"oci:{tmp_path}/pushed:v1")
     assert pushed == image.descriptor["digest"] + "\n"
 

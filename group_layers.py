@@ -113,7 +113,7 @@ from contextlib import suppress
 from functools import partial, reduce
 from itertools import chain, compress
 from math import sqrt
-from operator import add, and_, attrgetter, itemgetter, mul, or_
+from operator import add, and_, attrgetter, mul, or_
 
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
@@ -566,17 +566,16 @@ def group(
     """
     if budget < 1:
         raise GraphError(f"a budget of {budget} layers: want at least 1")
-    layers = STRATEGIES[strategy](graph, budget, popularity or {})
-    _check(graph, budget, layers)
-    return layers
+    return _check(graph, budget, STRATEGIES[strategy](graph, budget, popularity or {}))
 
 
-def _check(graph: Graph, budget: int, layers: list[Layer]) -> None:
+def _check(graph: Graph, budget: int, layers: list[Layer]) -> list[Layer]:
     placed = list(chain.from_iterable(layer.contents for layer in layers))
     if len(placed) != len(graph.paths) or set(placed) != set(graph.paths):
         raise AssertionError("the layers do not hold each path exactly once")
     if not 1 <= len(layers) <= budget:
         raise AssertionError(f"{len(layers)} layers for a budget of {budget}")
+    return layers
 
 
 def _subtrees(graph: Graph, root_edges: list[int]) -> dict[int, list[int]]:
@@ -869,14 +868,14 @@ STRATEGIES = {"nixery": _nixery, "reuse": _reuse}
 # 1. Each large path is a part, and so are the small paths together that are in the same images and
 #    have closures of about the same size. At first, a part is a layer of each image that has it.
 #    A known layer is a part of each image that it fits into, and of one more image of its own.
-# 2. While an image has more layers than its budget, the two parts that cost least become one, in
-#    all images that have both. Each of them costs its bytes if it is in other images as well, for
-#    it is there twice then; and its bytes times the chance that an update changes the two together,
-#    but not this one alone. The sum is divided by the number of images that have too many layers.
+# 2. While an image has too many layers, the two parts that cost least become one, in all images
+#    that have both. Each costs its bytes if it is in other images too, for it is there twice then;
+#    and its bytes times the chance that an update changes the two together, but not it alone. The
+#    sum is divided by the number of images that have both and too many layers.
 
-# Of so many paths an update changes one, on average. A layer changes with any path that it needs:
-# if the changed share is exponentially distributed, one that needs n paths stays as it is with a
-# chance of 100 / (100 + n). bench/results.md has the figures with half and twice as many.
+# Of so many paths an update changes one, on average. If the changed share is exponentially
+# distributed, a layer that needs n paths stays as it is with a chance of 100 / (100 + n).
+# bench/results.md has the figures with half and twice as many.
 PATHS_PER_CHANGE = 100
 # A path is large that has a thousandth of the bytes. There are at most so many parts, and one more
 # in each image for what is worth least. This bounds the time, which is quadratic.
@@ -891,10 +890,10 @@ def group_fleet(
 ) -> dict[str, list[Layer]]:
     """Group images that are built together so that they share layers; return the layers of each.
 
-    `graphs` and `budgets` are by the image's name, which decides nothing. `known` has plans of
-    layers that exist, lists of lists of paths: an image whose plan is among them keeps it, and the
-    others have such layers where they fit. An image that none of them fits is grouped as by
-    `group` if it is the only one. Raises `GraphError` for a budget below 1.
+    `graphs` and `budgets` are by the image's name. `known` has plans of layers that exist, lists of
+    lists of paths: an image whose plan is among them keeps it, the others have such layers where
+    they fit. A single image that none fits is grouped as by `group`. Raises `GraphError` for a
+    budget below 1.
     """
     sizes = dict(chain(*(zip(graph.paths, graph.nar_sizes) for graph in graphs.values())))
 
@@ -917,22 +916,17 @@ def group_fleet(
             fleet[name] = group(graph, budgets[name], popularity)
     rest = [name for name in sorted(graphs) if not fleet[name]]
     paths, parts = _divide([graphs[name] for name in rest], layers)
-    parts = _merge(parts, [budgets[name] for name in rest])
-    # Some hosts reuse only a common prefix of layers: first comes what most images have. Of known
-    # layers the known plans alone decide it, so that no other image moves them.
-    ranked = []
-    for part in parts:
+
+    def rank(part: _Part) -> tuple:  # some hosts reuse only a common prefix: first what most have
+        times = layers[tuple(sorted(_selected(paths, part.paths)))]
+        return -times, times or -_count_bits(part.images), part.paths
+
+    for part in sorted(_merge(parts, [budgets[name] for name in rest]), key=rank):
         reason = "known" if part.images >> len(rest) else "fleet"
         layer = as_layer([*_selected(paths, part.paths)], reason)
-        times = layers[tuple(layer.contents)]
-        count = 0 if times else _count_bits(part.images)
-        ranked.append(((-times, -count, -layer.size, layer.contents), part.images, layer))
-    for _, images, layer in sorted(ranked, key=itemgetter(0)):
-        for name in _selected(rest, images):
+        for name in _selected(rest, part.images):
             fleet[name].append(layer)
-    for name, graph in graphs.items():
-        _check(graph, budgets[name], fleet[name])
-    return fleet
+    return {name: _check(graph, budgets[name], fleet[name]) for name, graph in graphs.items()}
 
 
 _UNKNOWN, _NEVER = -1.0, float("inf")
@@ -968,10 +962,9 @@ def _chance(paths: int) -> float:
     return PATHS_PER_CHANGE / (PATHS_PER_CHANGE + _count_bits(paths))
 
 
-def _divide(graphs: list[Graph], known: set[tuple]) -> tuple[list[str], list[_Part]]:
+def _divide(graphs: list[Graph], known: Iterable[tuple]) -> tuple[list[str], list[_Part]]:
     """Return all paths, whose numbers are bits elsewhere, and the parts of the images."""
-    every = {path for graph in graphs for path in graph.paths}
-    paths = sorted(every, key=lambda path: (store_name(path), path))
+    paths = sorted({p for graph in graphs for p in graph.paths}, key=lambda p: (store_name(p), p))
     numbers = {path: number for number, path in enumerate(paths)}
     sizes, closure_sizes, needs, images = ([0] * len(paths) for _ in range(4))
     for image, graph in enumerate(graphs):
@@ -986,7 +979,7 @@ def _divide(graphs: list[Graph], known: set[tuple]) -> tuple[list[str], list[_Pa
 
     alike: Counter[tuple] = Counter()  # paths as bits; a key begins with the images
     worth: Counter[tuple] = Counter()
-    fitting = [[numbers[path] for path in layer] for layer in known if every.issuperset(layer)]
+    fitting = [[numbers[path] for path in layer] for layer in known if numbers.keys() >= {*layer}]
     fitting.sort(key=lambda it: (-sum(map(sizes.__getitem__, it)), -len(it), it))
     for own_image, layer in enumerate(fitting, len(graphs)):
         users = reduce(and_, map(images.__getitem__, layer))

@@ -114,6 +114,10 @@ def test_shell(unpack: Callable[..., Container]) -> None:
     assert lines[1:] == ["and by /bin/sh", "root", "root", "65534", "trusted"]
 
 
+def test_python(unpack: Callable[..., Container]) -> None:
+    assert output(unpack("python").runc()) == "greeting: good morning\n"
+
+
 # Waits for the server to start.
 FETCH = """
 import time, urllib.request

@@ -138,6 +138,18 @@ let
         crossSystem = "aarch64-linux";
       };
       bashInteractive = self.bash;
+      python3 = packages.python3 // {
+        # A python3 with libraries, which must not need others
+        withPackages =
+          choose:
+          let
+            folderOf = library: "${library}/lib/python3.11/site-packages";
+          in
+          self.writeShellScriptBin "python3" ''
+            export PYTHONPATH=${lib.concatMapStringsSep ":" folderOf (choose self.python3Packages)}
+            exec ${self.python3}/bin/python3 "$@"
+          '';
+      };
     };
 in
 lib.fix (lib.foldl' (f: overlay: lib.extends overlay f) base overlays)

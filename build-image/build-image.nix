@@ -242,7 +242,7 @@ let
   sentences = map (
     package: "'${package.name}' ${package.reason}" + didYouMean (similar.${package.name} or [ ])
   ) missing;
-  isStrange = package: !(package ? failure || similar ? ${package.name});
+  isStrange = package: package.unknown or false && !(similar ? ${package.name});
   sizeOfSet =
     if any isStrange missing then
       "; the package set has ${toString (length (attrNames pkgs))} names"

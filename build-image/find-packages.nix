@@ -2,7 +2,7 @@
 #
 # A name is an attribute path with dots and nothing else: it is compared, never evaluated. If there
 # is no exact match, the case of the first part is ignored, since image names have no capitals; as
-# they do not begin with "_" either, `1password` finds `_1password`.
+# they do not begin with "_" either, `7zz` finds `_7zz`.
 {
   # The package set to look in
   pkgs,
@@ -74,7 +74,9 @@ let
       result ? failure || isAttrs result.value && (tryEval (result.value.type or "")).value == "derivation"
     );
 
-  # The package of a name: the first one among its spellings.
+  # The package of a name: the first one among its spellings. Other capitals are tried only if the name
+  # as written is no package: one that nobody asked for could end the evaluation, and large sets have
+  # many names to compare.
   find =
     name:
     let
@@ -85,20 +87,30 @@ let
         "_${first}"
       ];
       resultsOf = map (spelling: lookUp pkgs ([ spelling ] ++ tail path));
-      asWritten = filter isPackage (resultsOf exact);
+      results = resultsOf exact;
+      asWritten = filter isPackage results;
       otherwise = filter isPackage (
         resultsOf (filter (spelling: !(elem spelling exact)) (concatMap spellings.ignoringCase exact))
       );
       # What cannot be evaluated may not be a package. It counts only if nothing else has the name.
-      candidates =
-        asWritten
-        ++ filter (result: !(result ? failure)) otherwise
+      inOtherCapitals =
+        filter (result: !(result ? failure)) otherwise
         ++ (if any (spelling: hasAttr spelling pkgs) exact then [ ] else otherwise);
     in
-    if stringLength name > longestName || candidates == [ ] then
-      { found = false; }
+    if stringLength name > longestName then
+      {
+        found = false;
+        unknown = true;
+      }
+    else if asWritten != [ ] then
+      head asWritten
+    else if inOtherCapitals != [ ] then
+      head inOtherCapitals
     else
-      head candidates;
+      {
+        found = false;
+        unknown = !(any (result: result.found) results);
+      };
 
   # Names similar to one that is not found. They are not evaluated: an error in one of them would
   # replace the answer.
@@ -158,7 +170,10 @@ let
       { inherit name; }
       // (
         if !package.found then
-          { reason = "was not found"; }
+          {
+            reason = if package.unknown then "was not found" else "is not a package";
+            inherit (package) unknown;
+          }
         else if (tryEval outPath).success then
           { package = package.value; }
         else
@@ -173,7 +188,7 @@ let
   # The set comes first: its own errors are no package's fault.
   results = map (name: builtins.seq pkgs (evaluate name)) names;
   missing = filter (result: !(result ? package)) results;
-  unknown = filter (result: !(result ? failure)) missing;
+  unknown = filter (result: result.unknown or false) missing;
   guesses = map (result: {
     inherit (result) name;
     value = similarTo result.name;
@@ -182,8 +197,9 @@ in
 {
   # Those that are available, in the order of their names
   packages = map (result: result.package) (filter (result: result ? package) results);
-  # All others: [ { name, reason } ]. Those that exist have `failure`, too, which ends with Nix's
-  # own error when it is evaluated, and `unexplained`: whether nobody but Nix knows why.
+  # All others: [ { name, reason } ]. Packages that exist have `failure`, too, which ends with Nix's
+  # own error when it is evaluated, and `unexplained`: whether nobody but Nix knows why. The rest have
+  # `unknown`: whether the set has nothing of that name, or something else than a package.
   inherit missing;
   # Names similar to those that do not exist: { name = [ names ]; }
   similar = listToAttrs (filter (guess: guess.value != [ ]) guesses);

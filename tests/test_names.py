@@ -32,6 +32,7 @@ class TestNames:
           removed = throw "removed was removed";
           misspelt = pkgs.runCommand "misspelt" { } (pkgs.there-is-no-such-thing);
           inherit (pkgs) hello;
+          HELLO = abort "everything stops";
           Upper = pkgs.writeTextDir "share/upper" "upper";
           lower.UPPER.nested = pkgs.writeTextDir "share/nested" "nested";
           both = pkgs.writeTextDir "share/both" "both";
@@ -186,6 +187,9 @@ class TestNames:
             image = packages.image_of([name], maxLayers=2)
             assert image.tree[f"share/{name}"].linkname == f"{packages.package(name)}/share/{name}"
 
+    def test_other_spellings_of_a_package_are_not_evaluated(self, packages):
+        assert "manifest" in packages.answer(["hello"])
+
     def test_underscore_before_a_digit_need_not_be_written(self, nix):
         written = nix.build(*nix.call(["_7zz"])).path
         assert nix.build(*nix.call(["7zz"])).path == written
@@ -242,6 +246,8 @@ class TestNames:
             (["gti", "for-macs"], "(did you mean git?), 'for-macs' is not available for x86_64-li"),
             (["gti", "dependent"], "error: removed was removed"),
             (["function"], "error: function has been renamed to Function"),
+            (["Function"], "error: no image: 'Function' is not a package\n"),
+            (["loop.loop", "zzzz"], "'loop.loop' is not a package, 'zzzz' was not found; the pa"),
         ],
     )
     def test_who_asks_for_the_image_is_told_why(self, packages, names, sentence):

@@ -341,5 +341,9 @@ else
   let
     arguments = normalize given;
   in
-  # Some forms of the image use neither.
-  builtins.seq arguments.tag (builtins.seq arguments.mediaTypes arguments)
+  # Some forms of the image use none of these, and others only after the plan is built.
+  builtins.foldl' (result: argument: builtins.seq argument result) arguments [
+    arguments.tag
+    arguments.mediaTypes
+    arguments.architecture
+  ]

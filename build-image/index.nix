@@ -33,7 +33,8 @@ let
   # Name and tag follow the same rules as in buildImage.
   named = import ./arguments.nix {
     inherit tools;
-    inherit (tools.stdenv.buildPlatform) system;
+    # On a Mac, docker runs images of Linux on the same processor.
+    system = builtins.replaceStrings [ "-darwin" ] [ "-linux" ] tools.stdenv.buildPlatform.system;
   } { inherit name tag; };
 
   images =

@@ -337,9 +337,10 @@ class TestMachines:
         images = (f"{system} = ({image_for(system, '')}).platform;" for system in platforms)
         assert nix.evaluate(f"{{ {' '.join(images)} }}") == platforms
 
-    def test_without_a_name_need_one(self, nix):
-        error = nix.error(*nix.expression(image_for("mips-linux", "")))
-        assert "error: there is no name for the architecture of mips-linux: pass archi" in error
+    @pytest.mark.parametrize("attribute", ["archive", "groupedLayers"])
+    def test_without_a_name_need_one_before_anything_is_built(self, nix, attribute):
+        error = nix.error(*nix.expression(image_for("aarch64-darwin", "")), "-A", attribute)
+        assert "error: there is no name for the architecture of aarch64-darwin: pass archi" in error
 
 
 def image_for(system: str, arguments: str) -> str:

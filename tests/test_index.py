@@ -116,6 +116,12 @@ class TestIndex:
         location = f"docker-archive:{archive}:team/greet:v1"
         assert architecture_at(location, tmp_path / "copy") == "arm64"
 
+    def test_on_a_mac_it_is_of_the_image_for_its_processor(self, nix):
+        mac = 'pkgs.buildPackages // { stdenv.buildPlatform.system = "aarch64-darwin"; }'
+        call = f"import {ROOT}/build-image/index.nix {{ tools = {mac}; }}"
+        text = f'{call} {{ name = "greet"; images = [ forAmd forArm ]; }}'
+        assert nix.evaluate(f"{IMAGES} ({text}).architecture") == "arm64"
+
     def test_stream_writes_the_bytes_of_the_archive(self, forms):
         streamed = run(forms["stream"], text=False).stdout
         assert streamed == forms["archive"].read_bytes()

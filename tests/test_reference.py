@@ -74,7 +74,8 @@ def test_arguments_and_defaults_are_those_of_the_code(heading, place):
         (
             "Attributes of the answer",
             f"""import {ROOT}/build-image/build-image.nix {{
-              loadPkgs = _: pkgs;
+              srcType = "path";
+              srcArgs = folder;
               contents = [ pkgs.hello ];
             }}""",
         ),
@@ -85,7 +86,7 @@ def test_attributes_are_those_that_there_are(nix, heading, value):
     quoted = " ".join(f'"{name}"' for name in listed)
     # Beside those of every derivation, and what only says what to write instead
     found, present = nix.evaluate(
-        f"""let value = {value}; in [
+        f"""let folder = {nix.package_set}; value = {value}; in [
           (builtins.attrNames (removeAttrs value (
             builtins.attrNames (derivation value.drvAttrs // value.drvAttrs)
             ++ [ "overrideAttrs" ]

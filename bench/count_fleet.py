@@ -38,10 +38,10 @@ def build(packages: Path, revision: int, change: str) -> dict[str, Path]:
     names = " ".join(f'"{name}"' for name in NAMES)
     text = f"""let
         pkgs = import {packages} {{ }};
-        fleet = ((import {ROOT}/examples/fleet/flake.nix).outputs {{
+        fleet = ((import "{ROOT}/examples/fleet/flake.nix").outputs {{
           self.shortRev = "{revision}";
           nixpkgs.legacyPackages.x86_64-linux = pkgs;
-          nixery.lib.x86_64-linux = import {ROOT} {{ inherit pkgs; }};
+          nixery.lib.x86_64-linux = import "{ROOT}" {{ inherit pkgs; }};
         }}).packages.x86_64-linux;
       in map (name: {change}) [ {names} ]"""
     results = run("nix-build", "--no-out-link", "-E", text)

@@ -395,12 +395,13 @@ def find_program(source: Source, state: Path) -> str:
     """
     program = shutil.which("nixery-build-image")
     if program is None:
-        packages = f"import {PROJECT}/build-image/load-pkgs.nix source"
-        expression = f"{{ ... }}@source: import {PROJECT} {{ pkgs = {packages}; }}"
+        packages = "import ./build-image/load-pkgs.nix source"
+        expression = f"{{ ... }}@source: import ./. {{ pkgs = {packages}; }}"
         command = ["nix-build", "-E", expression, "-A", "nixery-build-image"]
+        command += ["--out-link", str(state / "program")]
         for key, value in source.arguments("latest").items():
             command += ["--argstr", key, value]
-        subprocess.run([*command, "--out-link", str(state / "program")], check=True, stdout=2)
+        subprocess.run(command, cwd=PROJECT, check=True, stdout=2)
         program = str(state / "program" / "bin" / "nixery-build-image")
     return program
 
@@ -433,8 +434,9 @@ def main() -> None:
     try:
         source = Source(arguments.source, arguments.tags)
         arguments.state.mkdir(parents=True, exist_ok=True)
-        program = find_program(source, arguments.state)
-        Handler.images = Images([program, *arguments.options], source, arguments.state.resolve())
+        state = arguments.state.resolve()
+        program = find_program(source, state)
+        Handler.images = Images([program, *arguments.options], source, state)
     except ValueError as error:
         parser.error(f"--source: {error}")
     except subprocess.CalledProcessError:

@@ -60,7 +60,7 @@ print(*(row[0] for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2])))
 
 def seconds_of(times: list[str]) -> list[int | None]:
     """Return what parse-time.nix makes of `times`."""
-    body = f"map (import {ROOT}/build-image/parse-time.nix) (builtins.fromJSON (builtins.getEnv"
+    body = f'map (import "{ROOT}/build-image/parse-time.nix") (builtins.fromJSON (builtins.getEnv'
     command = ["nix-instantiate", "--eval", "--strict", "--json", "-E", f'{body} "TIMES"))']
     environment = {**os.environ, "TIMES": json.dumps(times)}
     return json.loads(run(*command, env=environment).stdout)
@@ -306,7 +306,7 @@ class TestTools:
         ],
     )
     def test_of_a_set_that_is_too_old_are_named(self, nix, tools, sentence):
-        call = f'import {ROOT}/build-image/image.nix {{ tools = {tools}; }} {{ name = "image"; }}'
+        call = f'import "{ROOT}/build-image/image.nix" {{ tools = {tools}; }} {{ name = "image"; }}'
         assert f"error: the package set {sentence}" in nix.error(*nix.expression(call))
 
 
@@ -345,5 +345,5 @@ class TestMachines:
 
 def image_for(system: str, arguments: str) -> str:
     """Return Nix text: an image for a machine."""
-    function = f'import {ROOT}/build-image/image.nix {{ tools = pkgs; system = "{system}"; }}'
+    function = f'import "{ROOT}/build-image/image.nix" {{ tools = pkgs; system = "{system}"; }}'
     return f'{function} {{ name = "image"; {arguments} }}'

@@ -123,7 +123,7 @@ class TestOtherMachines:
         assert image.descriptor["platform"] == {"architecture": "arm64", "os": "linux"}
 
     def test_cross_package_set_makes_an_image_for_its_machine_with_tools_of_this_one(self, nix):
-        cross = f"import {ROOT} {{ pkgs = pkgs.pkgsCross.aarch64-multiplatform; }}"
+        cross = f'import "{ROOT}" {{ pkgs = pkgs.pkgsCross.aarch64-multiplatform; }}'
         call = f'({cross}).buildImage {{ name = "image"; tag = "latest"; contents = {ONE}; }}'
         image = Image(nix.build(*nix.expression(call)).path)
         assert image.config["architecture"] == "arm64"

@@ -28,7 +28,7 @@ IMAGES = f"""
       ];
       config.Cmd = [ "greet" ];
     }};
-    forArm = greet (import {ROOT} {{ pkgs = arm; }}) "arm64";
+    forArm = greet (import "{ROOT}" {{ pkgs = arm; }}) "arm64";
     forAmd = greet nixery "amd64";
   in
 """

@@ -93,7 +93,7 @@ class TestAnswer:
 
 class TestContents:
     def test_derivations_can_be_given_beside_names(self, nix):
-        call = f"""import {BUILD_IMAGE} {{
+        call = f"""import "{BUILD_IMAGE}" {{
           packages = {{packages}};
           contents = [ (pkgs.writeTextDir "share/given" "") ];
           srcType = "path";
@@ -261,7 +261,7 @@ class TestJSON:
     @settings(max_examples=50)
     @given(st.lists(documents(), min_size=1))
     def test_is_read_as_nix_itself_reads_it(self, texts):
-        read = f'import {BUILD_IMAGE.parent}/read-json.nix {{ argument = "a"; '
+        read = f'import "{BUILD_IMAGE.parent}/read-json.nix" {{ argument = "a"; '
         read += 'opening = "["; closing = "]"; }'
         each = f"map (text: {read} text == builtins.fromJSON text)"
         body = f'{each} (builtins.fromJSON (builtins.getEnv "TEXTS"))'

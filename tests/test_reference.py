@@ -73,7 +73,7 @@ def test_arguments_and_defaults_are_those_of_the_code(heading, place):
         ),
         (
             "Attributes of the answer",
-            f"""import {ROOT}/build-image/build-image.nix {{
+            f"""import "{ROOT}/build-image/build-image.nix" {{
               srcType = "path";
               srcArgs = folder;
               contents = [ pkgs.hello ];

@@ -26,7 +26,7 @@ from served import Wrapper
 def registry(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry of the package set with the odd packages beside the others."""
     folder = tmp_path_factory.mktemp("registry")
-    text = f"import {ROOT}/tests/support/odd-packages.nix {nix.package_set}\n"
+    text = f'import "{ROOT}/tests/support/odd-packages.nix" {nix.package_set}\n'
     (folder / "default.nix").write_text(text)
     wrapper = Wrapper(Wrapper.of(nix).program, folder)
     with Registry(wrapper, folder, tag="some-*").running() as registry:
@@ -443,9 +443,14 @@ def test_packages_that_cannot_change_are_evaluated_once(nix: Nix, tmp_path: Path
 
 
 def test_one_command_builds_the_program_and_serves(nix: Nix, tmp_path: Path) -> None:
-    """Without nixery-build-image in PATH."""
+    """Without nixery-build-image in PATH, wherever the project is."""
+    project = tmp_path / "the project"
+    for name in "build-image", "examples":
+        shutil.copytree(ROOT / name, project / name)
+    for name in "default.nix", "group_layers.py", "VERSION":
+        shutil.copy(ROOT / name, project)
     port = free_port()
-    command = [ROOT / "examples" / "registry.py", "--port", port, "--state", tmp_path]
+    command = [project / "examples" / "registry.py", "--port", port, "--state", tmp_path]
     command += ["--source", f"path:{nix.package_set}"]
     assert shutil.which("nixery-build-image") is None
     process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)

@@ -36,7 +36,7 @@ def test_kills_at_random_moments_while_garbage_is_collected(store: OwnStore) -> 
 
 def test_a_full_disk_ends_in_a_clear_error_and_recovers(store: OwnStore, tmp_path: Path) -> None:
     (tmp_path / "default.nix").write_text(
-        f"import {ROOT}/tests/support/odd-packages.nix {store.wrapper.package_set}\n"
+        f'import "{ROOT}/tests/support/odd-packages.nix" {store.wrapper.package_set}\n'
     )
     odd = Wrapper(store.wrapper.program, tmp_path)
 

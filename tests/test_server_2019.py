@@ -20,7 +20,7 @@ from server_2019 import MEDIA_TYPE, server_2019
 def server(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server with the odd packages beside the others: its host and port."""
     folder = tmp_path_factory.mktemp("odd")
-    text = f"import {ROOT}/tests/support/odd-packages.nix {nix.package_set}\n"
+    text = f'import "{ROOT}/tests/support/odd-packages.nix" {nix.package_set}\n'
     (folder / "default.nix").write_text(text)
     with server_2019(Wrapper(Wrapper.of(nix).program, folder)) as port:
         yield f"localhost:{port}"

@@ -35,7 +35,7 @@ def test_commands_of_a_workflow_push_the_image_and_fill_the_cache(
         github_commands(WORKFLOWS[0]) if service == "github" else gitlab_commands(WORKFLOWS[1])
     )
     (tmp_path / "default.nix").write_text(
-        f"let pkgs = import {nix.package_set} {{ }}; in {{ image = (import {ROOT} "
+        f'let pkgs = import {nix.package_set} {{ }}; in {{ image = (import "{ROOT}" '
         '{ inherit pkgs; }).buildImage { name = "app"; contents = [ pkgs.hello ]; }; }'
     )
     key = tmp_path / "key"

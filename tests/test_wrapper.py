@@ -32,7 +32,7 @@ def wrapper(nix: Nix) -> Wrapper:
 def odd(wrapper: Wrapper, tmp_path_factory: pytest.TempPathFactory) -> Wrapper:
     """The wrapper with the odd packages beside the others."""
     folder = tmp_path_factory.mktemp("odd")
-    text = f"import {ROOT}/tests/support/odd-packages.nix {wrapper.package_set}\n"
+    text = f'import "{ROOT}/tests/support/odd-packages.nix" {wrapper.package_set}\n'
     (folder / "default.nix").write_text(text)
     return Wrapper(wrapper.program, folder)
 
@@ -261,7 +261,7 @@ def test_closed_standard_error_does_not_matter(wrapper: Wrapper) -> None:
 def test_documentation_lists_the_arguments() -> None:
     """All but what only callers in Nix can give."""
     file = ROOT / "build-image" / "build-image.nix"
-    expression = f"builtins.attrNames (builtins.functionArgs (import {file}))"
+    expression = f'builtins.attrNames (builtins.functionArgs (import "{file}"))'
     known = json.loads(run("nix-instantiate", "--eval", "--json", "-E", expression).stdout)
     text = (ROOT / "docs" / "registry.md").read_text()
     table = text.partition("### What it takes")[2].partition("All other words")[0]

@@ -97,7 +97,7 @@ class Nix:
 
         In scope are `pkgs`, the package set, and what the project's default.nix offers.
         """
-        nixery = f"import {ROOT} {{ inherit pkgs; }}"
+        nixery = f'import "{ROOT}" {{ inherit pkgs; }}'
         start = f"let pkgs = import {self.package_set} {{ }}; nixery = {nixery}; in"
         return ["-E", f"{start} with nixery; {body}"]
 

@@ -279,6 +279,11 @@ class TestJSON:
         sentence = "packages must be a JSON array of strings such as '[\"git\"]'"
         assert f"error: {sentence}, not {json.dumps(packages.strip())}\n" in error
 
+    def test_with_a_character_that_nix_cannot_hold_is_one_sentence(self, nix):
+        sentence = "packages has \\u0000 in a string, which Nix cannot hold"
+        assert f"error: {sentence}\n" in nix.error(*nix.call('["git\\u0000"]'))
+        assert nix.answer('["git\\\\u0000"]')["pkgs"] == ["git\\u0000"]
+
     def test_object_that_people_get_wrong_is_one_sentence_with_an_example(self, nix):
         error = nix.error(*nix.call(["git"], importArgs="{config: {allowUnfree: true}}"))
         assert 'a JSON object such as \'{"config": {"allowUnfree": true}}\', not' in error

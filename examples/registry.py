@@ -46,6 +46,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
 TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}"
 ROUTE = re.compile(rf"/v2/({NAME})/(manifests|blobs|tags)/({TAG}|sha256:[0-9a-f]{{64}})")
+COMMIT = re.compile("[0-9a-f]{40}")
 NAME_LENGTH = 255  # what clients are known to cope with, host and all
 LINES_TOLD = 50  # of what Nix said when it failed: a trace is about 40
 
@@ -89,15 +90,18 @@ class Image:
 class Source:
     """Where packages come from, and at which of its revisions.
 
-    `text` is "nixpkgs", or "path:" and the absolute path of a package set; `tags` are patterns of
-    the tags that may be asked for. Raises ValueError.
+    `text` is "nixpkgs", "path:" and the absolute path of a package set, or "git:" and the address
+    of a repository with one; `tags` are patterns of the tags that may be asked for. Raises
+    ValueError.
     """
 
     def __init__(self, text: str, tags: list[str]) -> None:
-        self.kind, _, self.path = text.partition(":")
+        self.kind, _, self.place = text.partition(":")
         self.tags = tags
-        if text != "nixpkgs" and not (self.kind == "path" and os.path.isabs(self.path)):
-            raise ValueError(f"not nixpkgs or path:/a/package/set: {text}")
+        is_path = self.kind == "path" and os.path.isabs(self.place)
+        is_address = self.kind == "git" and ":/" in self.place
+        if text != "nixpkgs" and not is_path and not is_address:
+            raise ValueError(f"not nixpkgs, path:/a/package/set or git:https://...: {text}")
 
     def allows(self, tag: str) -> bool:
         return any(fnmatch.fnmatchcase(tag, pattern) for pattern in self.tags)
@@ -105,14 +109,21 @@ class Source:
     def arguments(self, tag: str) -> dict[str, str]:
         """Return srcType and srcArgs of a tag."""
         if self.kind == "path":
-            return {"srcType": "path", "srcArgs": self.path}
+            return {"srcType": "path", "srcArgs": self.place}
+        if self.kind == "git":
+            # Without a ref, Nix 2.8 wants a branch called master.
+            branch = {"ref": "HEAD" if tag == "latest" else tag}
+            commit = {"rev": tag, "allRefs": True}
+            revision = commit if COMMIT.fullmatch(tag) else branch
+            return {"srcType": "git", "srcArgs": json.dumps({"url": self.place} | revision)}
         return {"srcType": "nixpkgs"} | ({} if tag == "latest" else {"srcArgs": tag})
 
     def is_pinned(self, tag: str) -> bool:
         """Return whether a tag stands for the same packages for ever."""
         if self.kind == "path":
-            return os.path.normpath(self.path).startswith("/nix/store/")
-        return tag == "latest" or re.fullmatch("[0-9a-f]{40}", tag) is not None
+            return os.path.normpath(self.place).startswith("/nix/store/")
+        is_latest = self.kind == "nixpkgs" and tag == "latest"
+        return is_latest or COMMIT.fullmatch(tag) is not None
 
 
 class Images:
@@ -413,7 +424,9 @@ def main() -> None:
     )
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--source", default="nixpkgs", help="nixpkgs, or path:/a/package/set")
+    parser.add_argument(
+        "--source", default="nixpkgs", help="nixpkgs, path:/a/package/set, or git:ADDRESS"
+    )
     parser.add_argument(
         "--tag",
         action="append",

@@ -410,6 +410,8 @@ def test_a_damaged_state_file_is_ignored(registry: Registry, tmp_path: Path, tex
         ("nixpkgs", "cbb5cf358f50aa6acc9efd6113b7bcfbc352cd73", "the tag", True),
         ("nixpkgs", "cbb5cf358f50", "the tag", False),
         ("nixpkgs", "nixos-25.05", "the tag", False),
+        ("git:file:///x", "latest", '{"url": "file:///x", "ref": "HEAD"}', False),
+        ("git:file:///x", "main", '{"url": "file:///x", "ref": "main"}', False),
         ("path:/nix/store/x", "any", "/nix/store/x", True),
         ("path:/nix/store/../../etc", "any", "/nix/store/../../etc", False),
     ],
@@ -419,6 +421,32 @@ def test_what_a_tag_stands_for(source: str, tag: str, given: str | None, is_pinn
     read = Source(source, ["latest"])
     assert read.arguments(tag).get("srcArgs") == (tag if given == "the tag" else given)
     assert read.is_pinned(tag) == is_pinned
+
+
+def test_a_tag_is_a_branch_or_a_commit_of_a_repository(nix: Nix, tmp_path: Path) -> None:
+    there = tmp_path / "packages"
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-C", there]
+    there.mkdir()
+    run(*git, "init", "--quiet", "--initial-branch", "main")
+    for branch, package in ("main", "tree"), ("older", "less"):
+        text = (
+            f"it: let pkgs = import {nix.package_set} it; in pkgs // {{ hello = pkgs.{package}; }}"
+        )
+        (there / "default.nix").write_text(text)
+        run(*git, "checkout", "--quiet", "-B", branch)
+        run(*git, "add", ".")
+        run(*git, "commit", "--quiet", "--message", package)
+    commit = run(*git, "rev-parse", "older").stdout.strip()
+    run(*git, "checkout", "--quiet", "main")
+    registry = Registry(Wrapper.of(nix), tmp_path, tag="*", source=f"git:file://{there}")
+    with registry.running():
+        tags = ["latest", "main", "older", commit]
+        answers = [registry.get(f"/v2/hello/manifests/{tag}") for tag in tags]
+        assert [response.status for response, _ in answers] == [200] * 4
+        latest, main, older, pinned = [manifest for _, manifest in answers]
+        assert latest == main != older == pinned
+        response, refusal = registry.get("/v2/hello/manifests/nowhere")
+        assert response.status == 500 and b"nowhere" in refusal
 
 
 def test_packages_that_cannot_change_are_evaluated_once(nix: Nix, tmp_path: Path) -> None:
@@ -469,8 +497,12 @@ def test_one_command_builds_the_program_and_serves(nix: Nix, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "status", "sentence"),
     [
-        ("--source nixos", 2, "--source: not nixpkgs or path:/a/package/set: nixos"),
-        ("--source path:set", 2, "--source: not nixpkgs or path:/a/package/set: path:set"),
+        (
+            "--source nixos",
+            2,
+            "--source: not nixpkgs, path:/a/package/set or git:https://...: nixos",
+        ),
+        ("--source path:set", 2, ", path:/a/package/set or git:https://...: path:set"),
         ("--source path:/no/such/set", 1, "nixery-build-image can't be built, for the reason abo"),
         ("--state /dev/null", 1, "[Errno 17] File exists: '/dev/null'"),
     ],

@@ -32,8 +32,8 @@ def digest_at(location: str) -> str:
 class Registry:
     """The example registry as a process, with its state and log in `folder`.
 
-    `options` are passed to nixery-build-image, `tag` is a pattern of tags to allow; with `store` it
-    runs on a store of its own.
+    `options` are passed to nixery-build-image, `tag` is a pattern of tags to allow; `source` is the
+    wrapper's package set unless it is given. With `store` it runs on a store of its own.
     """
 
     def __init__(
@@ -42,12 +42,13 @@ class Registry:
         folder: Path,
         *options: object,
         tag: str = "latest",
+        source: str = "",
         store: OwnStore | None = None,
     ) -> None:
         self.folder, self.wrapper, self.port = folder, wrapper, free_port()
         self.log = folder / "registry.log"
         command = [sys.executable, ROOT / "examples" / "registry.py", "--port", self.port]
-        command += ["--source", f"path:{wrapper.package_set}", "--tag", tag]
+        command += ["--source", source or f"path:{wrapper.package_set}", "--tag", tag]
         command += ["--state", folder / "state", "--", *options]
         self.command = store.command(*command) if store else [str(word) for word in command]
         self.environment = dict(store.environment if store else os.environ)

@@ -179,7 +179,7 @@ class TestSource:
         """Its lib/minver.nix wants 2.3.17 and 2.18. Restricted evaluation fetches nothing."""
         file = BUILD_IMAGE.parent / "load-pkgs.nix"
         scope = f'{{ builtins = builtins // {{ nixVersion = "{version}"; }}; }}'
-        words = ["-E", f"builtins.scopedImport {scope} {file} {{ }}", "-I", file.parent]
+        words = ["-E", f'builtins.scopedImport {scope} "{file}" {{ }}', "-I", file.parent]
         error = nix.error(*words, "--option", "restrict-eval", "true")
         assert f"https://github.com/NixOS/nixpkgs/archive/{revision}.tar.gz" in error
 

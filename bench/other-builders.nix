@@ -13,9 +13,31 @@
 let
   lib = import (nixpkgs + "/lib");
 
+  # The set's own does not take structured attributes.
+  runCommand =
+    name: attributes: command:
+    if attributes ? __structuredAttrs then
+      derivation (
+        attributes
+        // {
+          inherit name;
+          system = builtins.currentSystem;
+          builder = "${pkgs.bash}/bin/bash";
+          args = [
+            "-ec"
+            "source .attrs.sh; NIX_ATTRS_JSON_FILE=.attrs.json; PATH=${lib.makeBinPath attributes.nativeBuildInputs}; out=\${outputs[out]}; ${command}"
+          ];
+        }
+      )
+    else
+      pkgs.runCommand name attributes command;
+
+  # A command under fakeroot reads its setup.
+  emptyStdenv.stdenv = pkgs.writeTextDir "setup" "";
+
   symlinkJoin =
     arguments:
-    pkgs.runCommand arguments.name (removeAttrs arguments [ "name" ]) ''
+    pkgs.runCommand arguments.name (emptyStdenv // removeAttrs arguments [ "name" ]) ''
       mkdir $out
       # All contents are in the image, also those whose files have the names of others.
       echo $paths >$out/contents
@@ -52,6 +74,11 @@ let
             executable = true;
           };
         buildPackages = pkgs // {
+          # Of newer checkouts, and of older ones
+          dockerAutoLayer = import (nixpkgs + "/pkgs/build-support/docker/auto-layer.nix") {
+            inherit lib runCommand;
+            inherit (pkgs) jq python3 writeText;
+          };
           referencesByPopularity =
             path:
             let
@@ -99,24 +126,7 @@ in
           lib = lib // {
             defaultTo = default: value: if value == null then default else value;
           };
-          # The set's own does not take structured attributes.
-          runCommand =
-            name: attributes: command:
-            if attributes ? __structuredAttrs then
-              derivation (
-                attributes
-                // {
-                  inherit name;
-                  system = builtins.currentSystem;
-                  builder = "${pkgs.bash}/bin/bash";
-                  args = [
-                    "-ec"
-                    "source .attrs.sh; PATH=${lib.makeBinPath attributes.nativeBuildInputs}; out=\${outputs[out]}; ${command}"
-                  ];
-                }
-              )
-            else
-              pkgs.runCommand name attributes command;
+          inherit runCommand;
           buildGoModule = _: programs;
           skopeo.overrideAttrs = _: programs;
           go.GOARCH = "amd64";

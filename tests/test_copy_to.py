@@ -96,9 +96,11 @@ class TestSending:
         done = run(copy_to, *there, PLAIN)
         assert done.stdout.splitlines() == [image.descriptor["digest"]] * 2
 
-    def test_options_go_to_skopeo(self, copy_to, tmp_path):
-        run(copy_to, "--format", "v2s2", f"dir:{tmp_path}/folder")
-        manifest = json.loads((tmp_path / "folder" / "manifest.json").read_bytes())
+    @pytest.mark.parametrize("format", [["--format", "v2s2"], ["-fv2s2"]])
+    def test_options_go_to_skopeo(self, copy_to, registry, format):
+        there = registry.reference("converted")
+        run(copy_to, *format, there, PLAIN)
+        manifest = json.loads(run("skopeo", "inspect", "--raw", "--tls-verify=false", there).stdout)
         assert manifest["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json"
 
     @pytest.mark.parametrize("form", ["--digestfile={}", "--digestfile {}"])

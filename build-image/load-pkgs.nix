@@ -22,7 +22,7 @@ let
 
   # Fetched with a hash, so that it is pure.
   default =
-    # The Nix version that newer nixpkgs needs (its lib/minver.nix)
+    # The Nix version that newer nixpkgs needs (its lib/minfeatures.nix)
     if compareVersions nixVersion "2.18" < 0 then
       {
         # nixos-25.05, as it was left

@@ -176,7 +176,7 @@ class TestSource:
         ],
     )
     def test_default_is_a_nixpkgs_that_the_running_nix_can_evaluate(self, nix, version, revision):
-        """Its lib/minver.nix wants 2.3.17 and 2.18. Restricted evaluation fetches nothing."""
+        """They want 2.3.17 and 2.18: lib/minfeatures.nix. Restricted evaluation fetches nothing."""
         file = BUILD_IMAGE.parent / "load-pkgs.nix"
         scope = f'{{ builtins = builtins // {{ nixVersion = "{version}"; }}; }}'
         words = ["-E", f'builtins.scopedImport {scope} "{file}" {{ }}', "-I", file.parent]

@@ -41,12 +41,23 @@ let
     "--group=root:0"
     # Folders in the store are read-only: users other than root could not unpack files into them.
     "--mode=u+w"
+    "--warning=no-file-changed"
     "--directory=${layout}"
     "oci-layout"
     "index.json"
     "manifest.json"
     "blobs"
   ];
+
+  # A script that writes the archive to standard output. tar's status is 1 if a file's inode changed
+  # meanwhile, as in pack_layer.py, but also if a blob has been collected before tar came to it.
+  stream = tools.writeShellScript "stream-${shortName}" ''
+    ${concatStringsSep " " archiveCommand} || {
+      status=$?
+      ((status == 1)) || exit $status
+      for blob in ${layout}/blobs/sha256/*; do [[ -e $blob ]] || exit 1; done
+    }
+  '';
 
   # Without context: the program that pushes needs a layer only where the registry lacks it, and
   # has Nix realise it then.
@@ -67,17 +78,14 @@ in
 {
   inherit layout;
 
+  inherit stream;
+
   # The image as one file: an OCI archive that `docker load` reads, too.
   archive = runBuilder "capture_output" {
     name = "${shortName}.tar";
-    command = archiveCommand;
+    command = [ "${stream}" ];
     unsafeDiscardReferences.out = true;
   };
-
-  # A script that writes the same file to standard output.
-  stream = tools.writeShellScript "stream-${shortName}" ''
-    exec ${concatStringsSep " " archiveCommand}
-  '';
 
   # `copy-to DESTINATION ... [OPTION ...]`: sends what the destination lacks; see copy_to.py. With
   # -I, Python does not search the program's folder, all of the store, for modules.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import tarfile
 
 import pytest
 
 from containers import PODMAN_RUN, Container, podman
-from nix import ROOT, Image, Nix, run
+from nix import ROOT, Image, Nix, attempt, run
 
 ONE = '(pkgs.writeTextDir "share/one" "one")'
 
@@ -48,6 +50,32 @@ class TestForms:
     def test_stream_writes_the_bytes_of_the_archive(self, runnable):
         streamed = run(runnable["stream"], text=False).stdout
         assert streamed == runnable["archive"].read_bytes()
+
+    def test_stream_takes_files_whose_inodes_change_meanwhile(self, runnable):
+        """Nix does that when it finds another file with the same bytes (`auto-optimise-store`)."""
+        blobs = list((runnable["image"].layout / "blobs" / "sha256").iterdir())
+        streamed = b""
+        with subprocess.Popen(
+            runnable["stream"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            while part := process.stdout.read(1 << 16):
+                streamed += part
+                for blob in blobs:
+                    blob.chmod(0o444)  # as it is
+            said = process.stderr.read()
+        assert (process.returncode, said) == (0, b"")
+        assert streamed == runnable["archive"].read_bytes()
+
+    def test_stream_fails_if_a_blob_is_gone(self, runnable, tmp_path):
+        layout = runnable["image"].layout
+        shutil.copytree(layout, tmp_path / "layout", symlinks=True)
+        blob = next(
+            file for file in (tmp_path / "layout/blobs/sha256").iterdir() if file.is_symlink()
+        )
+        blob.unlink()
+        blob.symlink_to("/nix/store/collected")
+        script = runnable["stream"].read_text().replace(str(layout), str(tmp_path / "layout"))
+        assert attempt("bash", "-c", script, text=False).returncode == 1
 
     def test_archive_stands_alone(self, nix, runnable):
         assert nix.closure(runnable["archive"]) == {str(runnable["archive"])}

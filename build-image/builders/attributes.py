@@ -1,8 +1,9 @@
 """A builder's attributes, and the JSON that it writes.
 
 The builders are started by Nix without a shell (`default.nix`): no set-up script runs, which
-would take longer than most of them do. For the same reason they import little, and the one that
-runs for each layer does without the modules json and re.
+would take longer than most of them do. For the same reason they import little. The one that runs
+for each layer does without the modules json and re: they take 14 ms to import, a small layer 55 ms
+in all (bench/speed.md).
 """
 
 from __future__ import annotations

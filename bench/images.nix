@@ -74,7 +74,8 @@ in
     inherit contents mtime importFromDerivation;
   };
 
-  # What a layer's time is spent on: derivations that do ever more of it, new for each revision
+  # What the time of a small layer is spent on: fifty derivations of each kind, new for each
+  # revision; each kind does more than the one before it
   stages =
     let
       revision = builtins.head (builtins.attrValues revisions);

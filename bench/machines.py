@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from speed import Run, run
+from timing import Run, run
 
 __all__ = ["NIX", "Machine", "Relay", "serve"]
 

@@ -37,7 +37,8 @@ from typing import NamedTuple
 
 from machines import NIX, Machine, Relay, serve
 from plot import Panel, draw
-from speed import BENCH, MEGA, Builder, Failure, find_packages, machine, run, table, verdict
+from speed import BENCH, Builder, find_packages
+from timing import MEGA, Failure, machine, run, table, verdict
 
 sys.path.insert(0, str(BENCH.parent / "tests/support"))
 from docker_registry import run_registry  # it lies with the tests

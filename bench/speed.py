@@ -23,24 +23,33 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Union
 
 from graphs import SHAPES
 from plot import Panel, draw
+from timing import (
+    MEGA,
+    Command,
+    Failure,
+    Run,
+    alternate,
+    machine,
+    median,
+    ratio,
+    run,
+    spread,
+    table,
+)
 
 BENCH = Path(__file__).resolve().parent
 PROGRAM = BENCH.parent / "group_layers.py"
 sys.path.insert(0, str(BENCH.parent))
 from group_layers import DEFAULT_STRATEGY, STRATEGIES  # noqa: E402  it lies in the folder above
-
-MEGA = 1_000_000
 
 # Shapes that Nix can make at any size. The others have cycles, or are hard at one size.
 OTHERS = ("closure-cyclic", "both-directions", "worst-order", "equal-ratings")
@@ -67,13 +76,13 @@ PIGZ = "tar \\| pigz -6"
 DOCKER_TOOLS = "buildLayeredImage"
 STREAM = "streamLayeredImage >file"
 
-# Attributes of images.nix: derivations, so many each, that do more and more of what a layer needs
+# Attributes of images.nix, so many derivations each: what they do in their sandbox
 STAGES = {
-    "sandbox": "a sandbox, and bash",
-    "python": "a sandbox, env, and Python",
-    "hashlib": "the same, importing hashlib",
-    "json": "the same, importing hashlib, json and re",
-    "layer": "a layer of one small file",
+    "sandbox": "start bash",
+    "python": "start env and Python",
+    "hashlib": "the same, and import hashlib",
+    "json": "the same, and import hashlib, json and re",
+    "layer": "pack a layer of one small file",
 }
 STAGE_DERIVATIONS = 50
 
@@ -85,81 +94,6 @@ COMPRESSORS = (
 )
 
 
-Command = Sequence[Union[str, Path]]
-
-
-class Failure(Exception):
-    """A program that is measured fails; the message has the command and what it said."""
-
-
-class Run(NamedTuple):
-    """One run of a program: seconds, bytes, and what it wrote."""
-
-    wall: float
-    cpu: float  # user and system, children included
-    peak: int  # of the largest process; at least what this one had when it started the program
-    output: str
-    log: str
-
-
-def run(command: Command) -> Run:
-    """Run a command to its end. Raises `Failure` unless it succeeds."""
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as log:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-        process.returncode = status
-        output.seek(0)
-        log.seek(0)
-        cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
-        result = Run(wall, cpu, peak, output.read(), log.read())
-    if status != 0:
-        raise Failure(f"{' '.join(map(str, command))}: {result.log[-2000:].strip()}")
-    return result
-
-
-def alternate(commands: Mapping[str, Command | Callable], repeats: int) -> dict[str, list[Run]]:
-    """Run commands, or what functions return, in turn: the list of runs of each.
-
-    What slows the machine down for a while slows neighbors down alike.
-    """
-    runs: dict[str, list[Run]] = {name: [] for name in commands}
-    for _ in range(repeats):
-        for name, command in commands.items():
-            runs[name].append(run(command() if callable(command) else command))
-    return runs
-
-
-def median(runs: Iterable[Run], clock: str = "cpu") -> float:
-    """Return the median of a field of the runs."""
-    return statistics.median(getattr(run, clock) for run in runs)
-
-
-def ratio(these: Sequence[Run], those: Sequence[Run], clock: str = "cpu") -> str:
-    """Return how many times as long the first of two programs takes, which ran in turn."""
-    return spread([getattr(a, clock) / getattr(b, clock) for a, b in zip(these, those)])
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return the median, the lowest and the highest for a table's cell."""
-    digits = 0 if max(values) >= 10 else 2
-    numbers = statistics.median(values), min(values), max(values)
-    return "{} ({} to {})".format(*(f"{number:.{digits}f}" for number in numbers))
-
-
-def verdict(met: bool, aim: str) -> str:
-    """Return a table's cell for an aim."""
-    return f"{aim}: {'met' if met else 'missed'}"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table, its first column to the left, the others to the right."""
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    return "\n".join(lines)
-
-
 def say(message: str) -> None:
     """Tell what is being done; the report is on standard output."""
     print(f"speed: {message}", file=sys.stderr, flush=True)
@@ -168,16 +102,6 @@ def say(message: str) -> None:
 def report(*paragraphs: str) -> None:
     """Print paragraphs of the report, which is standard output."""
     print(*paragraphs, sep="\n\n", end="\n\n", flush=True)
-
-
-def machine() -> str:
-    """Describe the machine in general terms."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.machine()
-    return f"{len(os.sched_getaffinity(0))} cores ({name}), {platform.system()}"
 
 
 # The script
@@ -511,7 +435,7 @@ def measure_stages(builder: Builder, repeats: int) -> None:
     builder.delete()
     report(
         f"Small derivations, {STAGE_DERIVATIONS} after one another ({repeats} runs):",
-        table(("a derivation that is", "wall ms", "CPU ms"), rows),
+        table(("in a sandbox", "wall ms", "CPU ms"), rows),
     )
 
 

@@ -223,18 +223,13 @@ def start(*command: str) -> subprocess.Popen[str]:
     )
 
 
-def format_bytes(size: float) -> str:
-    """Return a number of bytes for people, as the explanation of the layers has it.
+def format_bytes(size: int) -> str:
+    """Return a number of bytes for people.
 
-    >>> [format_bytes(size) for size in (0, 514, 9_876, 999_499, 1_054_321, 999_500_000)]
-    ['0 B', '514 B', '9.9 kB', '999 kB', '1.1 MB', '1.0 GB']
+    >>> [format_bytes(size) for size in (0, 514, 999_949, 999_950, 1_054_321)]
+    ['0.0 kB', '0.5 kB', '999.9 kB', '1.0 MB', '1.1 MB']
     """
-    unit = "B"
-    for larger in "kB", "MB", "GB", "TB":
-        if size < 999.5:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+    return f"{size / 1e6:.1f} MB" if size >= 999_950 else f"{size / 1e3:.1f} kB"
 
 
 def say(message: str) -> None:

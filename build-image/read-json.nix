@@ -1,7 +1,7 @@
 # JSON in a string -> its value, or null if the text is obviously not JSON.
 #
 # Nix's own error for invalid JSON ends the evaluation without naming the argument. So this looks for
-# what people get wrong: quotes that the shell took, and commas.
+# what people get wrong: quotes that the shell removed, and commas.
 {
   # Name of the argument
   argument,

@@ -13,7 +13,7 @@ import pytest
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
 
-import speed  # noqa: E402
+import timing  # noqa: E402
 
 
 def report(folder: Path, *words: object) -> str:
@@ -47,13 +47,13 @@ def test_nothing_is_written_unless_asked_for(tmp_path: Path) -> None:
 
 
 def test_ratios_are_those_of_neighbors() -> None:
-    def runs(*seconds: float) -> list[speed.Run]:
-        return [speed.Run(each, each, 0, "", "") for each in seconds]
+    def runs(*seconds: float) -> list[timing.Run]:
+        return [timing.Run(each, each, 0, "", "") for each in seconds]
 
-    compared = speed.ratio(runs(2, 40, 3), runs(1, 10, 1))
+    compared = timing.ratio(runs(2, 40, 3), runs(1, 10, 1))
     assert compared == "3.00 (2.00 to 4.00)"
 
 
 def test_a_failing_program_is_no_measurement() -> None:
-    with pytest.raises(speed.Failure, match="too bad"):
-        speed.run([sys.executable, "-c", "raise SystemExit('too bad')"])
+    with pytest.raises(timing.Failure, match="too bad"):
+        timing.run([sys.executable, "-c", "raise SystemExit('too bad')"])

@@ -51,7 +51,7 @@ def describe_history(layers: list[dict], created: str) -> list[dict[str, str]]:
     """Return the history entries of packed layers: what is in each, and when it was made.
 
     Only the last one, which `docker history` shows first, says by what the image was made. All have
-    a time: without it, older clients crash when they show the history (moby's issue 47729).
+    a time: without it, older clients crash when they show the history (moby/moby#47729).
     """
     # The root's is the last one, the database's before it.
     others = {len(layers) - 1: "symlinks and files of the root", len(layers) - 2: "Nix database"}

@@ -2,35 +2,35 @@
 {
   # Package set for the contents, with the tools in its `buildPackages`. A pinned nixpkgs by
   # default, since not every Nix has a channel; Debian's has none.
-  pkgs ? import ./build-image/load-pkgs.nix { },
+  pkgs ? import ./build-image/names/load-pkgs.nix { },
 }:
 let
   tools = pkgs.buildPackages;
 in
 {
   # Decide which store paths share a layer: the program by itself
-  group-layers = import ./build-image/group-layers.nix { inherit tools; };
+  group-layers = import ./build-image/image/group-layers.nix { inherit tools; };
 
   # Build an image from package names: the program that a registry server calls
   nixery-build-image = import ./build-image { pkgs = tools; };
 
-  # Build an image of derivations; the arguments are in build-image/arguments.nix
-  buildImage = import ./build-image/image.nix {
+  # Build an image of derivations; the arguments are in build-image/image/arguments.nix
+  buildImage = import ./build-image/image/image.nix {
     inherit tools;
     inherit (pkgs.stdenv.hostPlatform) system;
   };
 
-  # Build images that share layers; the arguments are in build-image/fleet.nix
-  buildImages = import ./build-image/fleet.nix {
+  # Build images that share layers; the arguments are in build-image/image/fleet.nix
+  buildImages = import ./build-image/image/fleet.nix {
     inherit tools;
     inherit (pkgs.stdenv.hostPlatform) system;
   };
 
-  # Make one image of several for different platforms; the arguments are in build-image/index.nix
-  buildIndex = import ./build-image/index.nix { inherit tools; };
+  # Make one image of several for different platforms; the arguments are in build-image/image/index.nix
+  buildIndex = import ./build-image/image/index.nix { inherit tools; };
 
   # Ready-made contents: binSh, usrBinEnv, caCertificates, fakeNss
-  inherit (import ./build-image/essentials.nix { inherit pkgs; })
+  inherit (import ./build-image/image/essentials.nix { inherit pkgs; })
     binSh
     usrBinEnv
     caCertificates

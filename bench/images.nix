@@ -1,7 +1,7 @@
 # The images that speed.py and push.py time: programs of the small package set, and packages made
 # here.
 {
-  # Folder of the small package set (dev/packages/fetch)
+  # Folder of the small package set (tests/packages/fetch)
   set,
   # "small" or "large": some 50 or 500 store paths; "application": 98, on git, python3 and nginx
   size ? "small",
@@ -69,7 +69,7 @@ in
   # What an expression comes to that only names the packages
   inherit contents;
 
-  image = import ../build-image/image.nix { tools = pkgs; } {
+  image = import ../build-image/image/image.nix { tools = pkgs; } {
     name = "image";
     inherit contents mtime importFromDerivation;
   };

@@ -506,7 +506,7 @@ def find_packages() -> str | None:
     """Return the folder of the small package set; None without Nix, or where it can't be had."""
     if not shutil.which("nix-build"):
         return None
-    fetch = BENCH.parent / "dev/packages/fetch"
+    fetch = BENCH.parent / "tests/packages/fetch"
     fetched = subprocess.run([fetch], stdout=subprocess.PIPE, text=True, check=False)
     return fetched.stdout.splitlines()[-1] if fetched.returncode == 0 else None
 

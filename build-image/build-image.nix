@@ -16,7 +16,7 @@
   # Arguments for the package set: a set, or JSON in a string
   importArgs ? { },
   # What loads the package set: a path
-  loadPkgs ? ./load-pkgs.nix,
+  loadPkgs ? ./names/load-pkgs.nix,
   # System of the machine that the image is for
   system ? builtins.currentSystem or "x86_64-linux",
   # Systems of several machines, a JSON array in a string: an image index with an image for each
@@ -93,7 +93,7 @@ let
       importArgs
     else
       let
-        parsed = import ./read-json.nix {
+        parsed = import ./names/read-json.nix {
           argument = "importArgs";
           opening = "{";
           closing = "}";
@@ -138,7 +138,7 @@ let
         if isList packages then
           packages
         else
-          import ./read-json.nix {
+          import ./names/read-json.nix {
             argument = "packages";
             opening = "[";
             closing = "]";
@@ -158,7 +158,7 @@ let
     "moreutils"
     "nano"
   ];
-  found = import ./find-packages.nix {
+  found = import ./names/find-packages.nix {
     inherit pkgs;
     inherit (hostPlatform) system;
     names = concatMap (name: if name == "shell" then shell else [ name ]) names;
@@ -171,7 +171,7 @@ let
     in
     if digits == null then maxLayers else fromJSON (head digits);
 
-  makeImage = import ./image.nix {
+  makeImage = import ./image/image.nix {
     inherit tools;
     inherit (hostPlatform) system;
   };
@@ -197,7 +197,7 @@ let
   # The result of this file for each of `systems`
   systemNames =
     let
-      parsed = import ./read-json.nix {
+      parsed = import ./names/read-json.nix {
         argument = "systems";
         opening = "[";
         closing = "]";
@@ -211,7 +211,7 @@ let
     system: import ./build-image.nix (removeAttrs given [ "systems" ] // { inherit system; })
   ) systemNames;
   refused = filter (result: result ? missing) results;
-  index = import ./index.nix { inherit tools; } {
+  index = import ./image/index.nix { inherit tools; } {
     inherit name tag;
     images = map (result: result.image) results;
   };
@@ -258,7 +258,7 @@ in
 if unknownArguments != [ ] then
   let
     unknown = head unknownArguments;
-    suggest = import ./nearest-name.nix { names = knownArguments; };
+    suggest = import ./names/did-you-mean.nix { names = knownArguments; };
   in
   throw "there is no argument ${unknown}${suggest unknown}; there are ${concatStringsSep ", " knownArguments}"
 else if names == [ ] && contents == [ ] then

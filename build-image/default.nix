@@ -5,7 +5,7 @@
 # in nixery_build_image.py.
 {
   # Package set with Nix and Python
-  pkgs ? import ./load-pkgs.nix { },
+  pkgs ? import ./names/load-pkgs.nix { },
 }:
 let
   # This folder, the program that its files run, and the version, at the same relative paths
@@ -23,6 +23,6 @@ let
     folder: path: builtins.substring 0 (builtins.stringLength folder + 1) path == "${folder}/";
 in
 pkgs.writeShellScriptBin "nixery-build-image" ''
-  exec ${pkgs.python3}/bin/python3 -BEsS ${sources}/build-image/nixery_build_image.py \
+  exec ${pkgs.python3}/bin/python3 -BEsS ${sources}/build-image/programs/nixery_build_image.py \
     ${pkgs.nix}/bin/nix-build ${sources}/build-image "$@"
 ''

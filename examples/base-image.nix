@@ -8,7 +8,7 @@
 #   docker run --rm base-image
 {
   # The package set: the nixpkgs that this project is pinned to, or yours
-  pkgs ? import ../build-image/load-pkgs.nix { },
+  pkgs ? import ../build-image/names/load-pkgs.nix { },
   # The image to build upon: an OCI image layout or an image archive
   base ? import ./environment.nix { inherit pkgs; },
 }:

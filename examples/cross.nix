@@ -5,7 +5,7 @@
 #   docker run --rm REGISTRY/cross          # on an arm64 machine
 {
   # The package set: the nixpkgs that this project is pinned to, or yours
-  pkgs ? import ../build-image/load-pkgs.nix { },
+  pkgs ? import ../build-image/names/load-pkgs.nix { },
 }:
 let
   arm = pkgs.pkgsCross.aarch64-multiplatform;

@@ -8,7 +8,7 @@
 #   docker run --rm environment
 {
   # The package set: the nixpkgs that this project is pinned to, or yours
-  pkgs ? import ../build-image/load-pkgs.nix { },
+  pkgs ? import ../build-image/names/load-pkgs.nix { },
 }:
 let
   nixery = import ../. { inherit pkgs; };

@@ -5,7 +5,7 @@
 #   docker run --rm REGISTRY/index          # on an amd64 or an arm64 machine
 {
   # The package set: the nixpkgs that this project is pinned to, or yours
-  pkgs ? import ../build-image/load-pkgs.nix { },
+  pkgs ? import ../build-image/names/load-pkgs.nix { },
 }:
 let
   nixeryFor = packages: import ../. { pkgs = packages; };

@@ -6,7 +6,7 @@
 #   curl http://localhost:8080
 {
   # The package set: the nixpkgs that this project is pinned to, or yours
-  pkgs ? import ../build-image/load-pkgs.nix { },
+  pkgs ? import ../build-image/names/load-pkgs.nix { },
 }:
 let
   nixery = import ../. { inherit pkgs; };

@@ -5,7 +5,7 @@
 #   docker run -it --rm nix
 {
   # The package set: the nixpkgs that this project is pinned to, or yours
-  pkgs ? import ../build-image/load-pkgs.nix { },
+  pkgs ? import ../build-image/names/load-pkgs.nix { },
 }:
 let
   nixery = import ../. { inherit pkgs; };

@@ -406,7 +406,7 @@ def find_program(source: Source, state: Path) -> str:
     """
     program = shutil.which("nixery-build-image")
     if program is None:
-        packages = "import ./build-image/load-pkgs.nix source"
+        packages = "import ./build-image/names/load-pkgs.nix source"
         expression = f"{{ ... }}@source: import ./. {{ pkgs = {packages}; }}"
         command = ["nix-build", "-E", expression, "-A", "nixery-build-image"]
         command += ["--out-link", str(state / "program")]

@@ -4,7 +4,7 @@
 #   docker run -it --rm shell
 {
   # The package set: the nixpkgs that this project is pinned to, or yours
-  pkgs ? import ../build-image/load-pkgs.nix { },
+  pkgs ? import ../build-image/names/load-pkgs.nix { },
 }:
 let
   nixery = import ../. { inherit pkgs; };

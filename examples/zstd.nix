@@ -4,7 +4,7 @@
 #   $(nix-build examples/zstd.nix -A copyTo --no-out-link)/bin/copy-to docker://REGISTRY/zstd
 {
   # The package set: the nixpkgs that this project is pinned to, or yours
-  pkgs ? import ../build-image/load-pkgs.nix { },
+  pkgs ? import ../build-image/names/load-pkgs.nix { },
 }:
 let
   nixery = import ../. { inherit pkgs; };

@@ -36,7 +36,7 @@ def package_set() -> Path:
     """The folder of the small package set; PACKAGE_SET names another one to test with."""
     if "PACKAGE_SET" in os.environ:
         return Path(os.environ["PACKAGE_SET"])
-    fetch = ROOT / "dev" / "packages" / "fetch"
+    fetch = ROOT / "tests" / "packages" / "fetch"
     done = subprocess.run([fetch], check=True, stdout=subprocess.PIPE, text=True)
     return Path(done.stdout.splitlines()[-1])
 

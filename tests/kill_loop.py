@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the random moments")
     arguments = parser.parse_args()
     os.environ["NIX_CONFIG"] = f"{os.environ.get('NIX_CONFIG', '')}\nsubstituters ="
-    fetch = ROOT / "dev" / "packages" / "fetch"
+    fetch = ROOT / "tests" / "packages" / "fetch"
     packages = subprocess.run([fetch], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         store = OwnStore(Nix(Path(packages)), Path(folder))

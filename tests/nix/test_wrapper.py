@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-
 from kill_loop import descendants
+
 from nix import ROOT, Nix, attempt, run
 from nixery_build_image import find_failure
 from served import Wrapper, settings
@@ -461,7 +461,12 @@ def test_killed_program_goes_on_ending_nix(tmp_path: Path) -> None:
         "while :; do sleep 0.1; done\n"
     )
     nix.chmod(0o755)
-    command = [sys.executable, ROOT / "build-image" / "nixery_build_image.py", nix, tmp_path]
+    command = [
+        sys.executable,
+        ROOT / "build-image" / "programs" / "nixery_build_image.py",
+        nix,
+        tmp_path,
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     words = Path(f"/proc/{int(process.stderr.readline())}/cmdline")
     process.kill()

@@ -58,7 +58,7 @@ def clone(nix: Nix, tmp_path: Path) -> Path:
     example = folder / "examples" / "fleet" / "flake.nix"
     text = example.read_text().replace(f"git+file://{CLONE}", f"path:{folder}")
     example.write_text(NIXPKGS.sub(f"path:{nix.package_set}", text))
-    loader = folder / "build-image" / "load-pkgs.nix"
+    loader = folder / "build-image" / "names" / "load-pkgs.nix"
     loader.rename(folder / "build-image" / "load-given-pkgs.nix")
     loader.write_text(
         f"""{{ srcType ? "nixpkgs", importArgs ? {{ }}, ... }}@arguments:

@@ -24,7 +24,7 @@ let
     ;
 
   tools = import ./check-tools.nix given.tools;
-  runBuilder = import ./builders { inherit tools; };
+  runBuilder = import ../builders { inherit tools; };
   makeLayers = import ./layers.nix {
     inherit runBuilder;
     groupLayers = "${import ./group-layers.nix { inherit tools; }}/lib";
@@ -255,7 +255,7 @@ let
   # base image.
   documents = runBuilder "describe_image" (ingredients // { name = "image-documents"; });
 
-  outputs = import ./layout.nix { inherit tools runBuilder; } {
+  outputs = import ./outputs.nix { inherit tools runBuilder; } {
     inherit
       name
       documents

@@ -177,7 +177,7 @@ class TestSource:
     )
     def test_default_is_a_nixpkgs_that_the_running_nix_can_evaluate(self, nix, version, revision):
         """They want 2.3.17 and 2.18: lib/minfeatures.nix. Restricted evaluation fetches nothing."""
-        file = BUILD_IMAGE.parent / "load-pkgs.nix"
+        file = BUILD_IMAGE.parent / "names" / "load-pkgs.nix"
         scope = f'{{ builtins = builtins // {{ nixVersion = "{version}"; }}; }}'
         words = ["-E", f'builtins.scopedImport {scope} "{file}" {{ }}', "-I", file.parent]
         error = nix.error(*words, "--option", "restrict-eval", "true")
@@ -261,7 +261,7 @@ class TestJSON:
     @settings(max_examples=50)
     @given(st.lists(documents(), min_size=1))
     def test_is_read_as_nix_itself_reads_it(self, texts):
-        read = f'import "{BUILD_IMAGE.parent}/read-json.nix" {{ argument = "a"; '
+        read = f'import "{BUILD_IMAGE.parent}/names/read-json.nix" {{ argument = "a"; '
         read += 'opening = "["; closing = "]"; }'
         each = f"map (text: {read} text == builtins.fromJSON text)"
         body = f'{each} (builtins.fromJSON (builtins.getEnv "TEXTS"))'

@@ -118,7 +118,7 @@ class TestIndex:
 
     def test_on_a_mac_it_is_of_the_image_for_its_processor(self, nix):
         mac = 'pkgs.buildPackages // { stdenv.buildPlatform.system = "aarch64-darwin"; }'
-        call = f'import "{ROOT}/build-image/index.nix" {{ tools = {mac}; }}'
+        call = f'import "{ROOT}/build-image/image/index.nix" {{ tools = {mac}; }}'
         text = f'{call} {{ name = "greet"; images = [ forAmd forArm ]; }}'
         assert nix.evaluate(f"{IMAGES} ({text}).architecture") == "arm64"
 

@@ -215,7 +215,7 @@ class TestTimes:
             f"""{{
               inputs.nixpkgs.url = "path:{nix.package_set}";
               outputs = {{ nixpkgs, ... }}: {{
-                image = import ./project/build-image/image.nix {{
+                image = import ./project/build-image/image/image.nix {{
                   tools = nixpkgs.legacyPackages.x86_64-linux;
                 }} {{ name = "image"; created = "now"; }};
               }};

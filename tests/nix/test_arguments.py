@@ -60,8 +60,9 @@ print(*(row[0] for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2])))
 
 def seconds_of(times: list[str]) -> list[int | None]:
     """Return what parse-time.nix makes of `times`."""
-    body = f'map (import "{ROOT}/build-image/parse-time.nix") (builtins.fromJSON (builtins.getEnv'
-    command = ["nix-instantiate", "--eval", "--strict", "--json", "-E", f'{body} "TIMES"))']
+    parse = f'import "{ROOT}/build-image/image/parse-time.nix"'
+    body = f'map ({parse}) (builtins.fromJSON (builtins.getEnv "TIMES"))'
+    command = ["nix-instantiate", "--eval", "--strict", "--json", "-E", body]
     environment = {**os.environ, "TIMES": json.dumps(times)}
     return json.loads(run(*command, env=environment).stdout)
 
@@ -306,7 +307,8 @@ class TestTools:
         ],
     )
     def test_of_a_set_that_is_too_old_are_named(self, nix, tools, sentence):
-        call = f'import "{ROOT}/build-image/image.nix" {{ tools = {tools}; }} {{ name = "image"; }}'
+        function = f'import "{ROOT}/build-image/image/image.nix" {{ tools = {tools}; }}'
+        call = f'{function} {{ name = "image"; }}'
         assert f"error: the package set {sentence}" in nix.error(*nix.expression(call))
 
 
@@ -345,5 +347,7 @@ class TestMachines:
 
 def image_for(system: str, arguments: str) -> str:
     """Return Nix text: an image for a machine."""
-    function = f'import "{ROOT}/build-image/image.nix" {{ tools = pkgs; system = "{system}"; }}'
+    function = (
+        f'import "{ROOT}/build-image/image/image.nix" {{ tools = pkgs; system = "{system}"; }}'
+    )
     return f'{function} {{ name = "image"; {arguments} }}'

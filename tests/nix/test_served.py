@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from kill_loop import kill_loop
+
 from nix import ROOT, Nix, attempt, run
 from served import TOOLS, OwnStore, Wrapper
 

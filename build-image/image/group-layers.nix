@@ -3,11 +3,11 @@
   # Package set with Python
   tools,
 }:
-import ./builders { inherit tools; } "package_program" {
+import ../builders { inherit tools; } "package_program" {
   name = "group-layers";
   source = builtins.path {
     name = "source";
-    path = ./..;
+    path = ../..;
     filter = path: _: baseNameOf path == "group_layers.py";
   };
   module = "group_layers";

@@ -7,11 +7,11 @@ import random
 from pathlib import Path
 
 import pytest
+from fuzz_group_layers import fuzz
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import group_layers
-from fuzz_group_layers import fuzz
 from group_layers import (
     REASONS,
     STRATEGIES,
@@ -175,7 +175,7 @@ def test_nixery_decides_as_the_original(closure, budget):
 @pytest.mark.parametrize("budget", [1, 2, 10, 30, 94])
 @pytest.mark.parametrize("count", [1, 1000])
 def test_nixery_decides_as_the_original_on_a_genuine_closure(budget, count):
-    file = Path(__file__).parent / "data" / "git-and-bash.json"
+    file = Path(__file__).parent.parent / "data" / "git-and-bash.json"
     document = json.loads(file.read_text())
     popularity = {store_name(entry["path"]): count for entry in document["graph"][::2]}
     expected = nixery_plan(document, budget, popularity)

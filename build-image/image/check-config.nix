@@ -20,7 +20,7 @@ let
     isInt
     isList
     ;
-  nearestName = import ./nearest-name.nix;
+  nearestName = import ../names/did-you-mean.nix;
 
   # Values that are allowed for strings: packages become their paths.
   isString = value: builtins.isString value || builtins.isPath value || isAttrs value && value ? outPath;

@@ -90,7 +90,7 @@ in
   # `copy-to DESTINATION ... [OPTION ...]`: sends what the destination lacks; see copy_to.py. With
   # -I, Python does not search the program's folder, all of the store, for modules.
   copyTo = tools.writeShellScriptBin "copy-to" ''
-    exec ${tools.python3}/bin/python3 -BIS ${./copy_to.py} ${tools.skopeo}/bin/skopeo \
+    exec ${tools.python3}/bin/python3 -BIS ${../programs/copy_to.py} ${tools.skopeo}/bin/skopeo \
       "${preserveDigests}" ${documents} '${toJSON derivations}' "$@"
   '';
 }

@@ -96,7 +96,7 @@ class TestNames:
             folder = tmp_path / f"{names}-{unknown}"
             folder.mkdir()
             expression = f"""
-              import "{BUILD_IMAGE.parent}/find-packages.nix" {{
+              import "{BUILD_IMAGE.parent}/names/find-packages.nix" {{
                 system = "x86_64-linux";
                 pkgs = builtins.listToAttrs (builtins.genList (index: {{
                   name = "package-${{toString index}}";

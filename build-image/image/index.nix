@@ -29,7 +29,7 @@ let
     unsafeDiscardStringContext
     ;
 
-  runBuilder = import ./builders { inherit tools; };
+  runBuilder = import ../builders { inherit tools; };
   # Name and tag follow the same rules as in buildImage.
   named = import ./arguments.nix {
     inherit tools;
@@ -65,7 +65,7 @@ let
   # An archive's manifest.json can name only one image: the one for this machine, if there is one.
   native = filter (image: image.platform == "linux/${named.architecture}") images;
 
-  outputs = import ./layout.nix { inherit tools runBuilder; } {
+  outputs = import ./outputs.nix { inherit tools runBuilder; } {
     inherit (named) name;
     tag = imageTag;
     inherit documents packed;

@@ -32,7 +32,9 @@ def project(nix: Nix, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     for name in ["build-image", "examples", "default.nix", "group_layers.py"]:
         run("cp", "--recursive", ROOT / name, folder)
-    (folder / "build-image" / "load-pkgs.nix").write_text(f"_: import {nix.package_set} {{ }}\n")
+    (folder / "build-image" / "names" / "load-pkgs.nix").write_text(
+        f"_: import {nix.package_set} {{ }}\n"
+    )
     return folder
 
 

@@ -4,7 +4,7 @@
 # sentence that names the argument, what was given and what to write.
 #
 # Arguments that dockerTools.buildLayeredImage and streamLayeredImage have as well mean the same,
-# have the same defaults, and take the same values, however odd (tests/test_dockertools.py).
+# have the same defaults, and take the same values, however odd (tests/nix/test_dockertools.py).
 {
   # The package set with the tools
   tools,
@@ -34,7 +34,7 @@ let
 
   parseTime = import ./parse-time.nix;
   checkConfig = import ./check-config.nix;
-  nearestName = import ./nearest-name.nix;
+  nearestName = import ../names/did-you-mean.nix;
 
   # Names of machines in the OCI image specification, which are Go's.
   architectures = {

@@ -37,7 +37,7 @@ let
   inherit (tools.lib) escapeShellArg;
 
   buildImage = import ./image.nix { inherit tools system; };
-  runBuilder = import ./builders { inherit tools; };
+  runBuilder = import ../builders { inherit tools; };
   groupLayers = "${import ./group-layers.nix { inherit tools; }}/lib";
 
   calls =

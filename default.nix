@@ -9,7 +9,7 @@ let
 in
 {
   # Decide which store paths share a layer: the program by itself
-  group-layers = import ./build-image/image/group-layers.nix { inherit tools; };
+  group-layers = import ./build-image/group-layers.nix { inherit tools; };
 
   # Build an image from package names: the program that a registry server calls
   nixery-build-image = import ./build-image { pkgs = tools; };

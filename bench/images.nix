@@ -115,13 +115,10 @@ in
       json = python "import hashlib, json, os, re";
       layer = fifty (
         name:
-        import ../build-image/builders { tools = pkgs; } "pack_layer" {
+        (import ../build-image/builders { tools = pkgs; }).pack_layer {
           inherit name;
-          outputs = [
-            "out"
-            "description"
-          ];
           contents = [ (builtins.toFile name name) ];
+          archive = null;
           tar = "${pkgs.gnutar}/bin/tar";
           compressor = "gz";
           compressorProgram = "${pkgs.libdeflate}/bin/libdeflate-gzip";

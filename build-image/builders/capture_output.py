@@ -3,7 +3,7 @@
 It could be a derivation's builder itself, but Nix kills a builder that closes its standard error
 before it ends, as GNU tar does.
 
-Attributes: `command`, a list. Writes the program's standard output as `out`.
+Writes the program's standard output as `out`; capture_output.nix has the attributes.
 """
 
 from __future__ import annotations

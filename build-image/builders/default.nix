@@ -1,4 +1,5 @@
-# A derivation that is built by a Python program of this folder.
+# The programs of this folder as functions: `builders.pack_layer { ... }` is a derivation that
+# pack_layer.py builds. NAME.nix has the arguments of NAME.py, and says what it writes.
 #
 # There is no stdenv around them: its setup takes longer than packing a small layer, and each
 # layer would be packed again whenever any part of stdenv changes. A derivation depends on its
@@ -8,104 +9,83 @@
   tools,
 }:
 let
-  # The modules of this folder that each program imports
-  imports = {
-    capture_output = [ "attributes" ];
-    describe_image = [
-      "attributes"
-      "oci"
-    ];
-    describe_index = [
-      "attributes"
-      "oci"
-    ];
-    draw_picture = [ "attributes" ];
-    lay_out_image = [
-      "attributes"
-      "oci"
-    ];
-    link_contents = [
-      "archives"
-      "attributes"
-      "oci"
-      "store"
-    ];
-    make_database = [
-      "archives"
-      "attributes"
-    ];
-    pack_layer = [
-      "archives"
-      "attributes"
-      "oci"
-      "processes"
-    ];
-    pack_layers = imports.pack_layer ++ [ "pack_layer" ];
-    package_program = [ "attributes" ];
-    plan_fleet = imports.plan_layers ++ [ "plan_layers" ];
-    plan_layers = [ "attributes" ];
-    read_base_image = [
-      "archives"
-      "attributes"
-      "oci"
-      "store"
-    ];
-    write_answer = [
-      "attributes"
-      "oci"
-    ];
-  };
+  inherit (builtins)
+    attrNames
+    concatMap
+    elem
+    elemAt
+    filter
+    genericClosure
+    isList
+    listToAttrs
+    map
+    match
+    readDir
+    readFile
+    split
+    ;
 
-  # Once for all derivations of a program, since the folder is read and hashed.
-  sources = builtins.mapAttrs (
-    program: modules:
-    builtins.path {
-      name = "builders";
-      path = ./.;
-      filter =
-        path: _: builtins.elem (baseNameOf path) (map (module: "${module}.py") ([ program ] ++ modules));
-    }
-  ) imports;
+  files = readDir ./.;
+  programs = concatMap (
+    file:
+    let
+      name = match "([a-z_]+)\\.nix" file;
+    in
+    if name == null || file == "default.nix" then [ ] else name
+  ) (attrNames files);
 
-  python = "${tools.python3}/bin/python3";
+  # The module and the modules of this folder that it imports, directly or not
+  modulesOf =
+    module:
+    let
+      found = filter isList (split "\nfrom ([a-z_]+) import" (readFile (./. + "/${module}.py")));
+      imported = filter (name: files ? "${name}.py") (map (groups: elemAt groups 0) found);
+    in
+    map (key: { inherit key; }) imported;
+  filesOf =
+    module:
+    map (item: "${item.key}.py") (genericClosure {
+      startSet = [ { key = module; } ];
+      operator = item: modulesOf item.key;
+    });
 
-  # How Nix starts each program. It gives a builder its base name alone, and Python finds its library
-  # by its full path, so env starts Python.
-  commands =
-    builtins.mapAttrs (program: source: {
-      builder = "${tools.coreutils}/bin/env";
-      args = [
-        python
-        # Ignore the environment and site-packages, and write no bytecode.
-        "-BEsS"
-        "${source}/${program}.py"
-      ];
-    }) sources
-    // {
-      # The one that runs for each layer is compiled, and its first line names Python.
-      pack_layer.builder = "${packer}/bin/pack-layer";
+  makeBuilder =
+    name:
+    let
+      source = builtins.path {
+        name = "builders";
+        path = ./.;
+        filter = path: _: elem (baseNameOf path) (filesOf name);
+      };
+    in
+    import (./. + "/${name}.nix") {
+      inherit tools source builders;
+      # The derivation with these attributes, all of which are passed to the program
+      build =
+        attributes:
+        derivation (
+          {
+            inherit (tools.stdenv.buildPlatform) system;
+            __structuredAttrs = true;
+            # Nix gives a builder its base name alone, and Python finds its library by its full path,
+            # so env starts Python.
+            builder = "${tools.coreutils}/bin/env";
+            args = [
+              "${tools.python3}/bin/python3"
+              # Ignore the environment and site-packages, and write no bytecode.
+              "-BEsS"
+              "${source}/${name}.py"
+            ];
+          }
+          // attributes
+        );
     };
 
-  packer = run "package_program" {
-    name = "pack-layer";
-    source = sources.pack_layer;
-    module = "pack_layer";
-    command = "pack-layer";
-    inherit python;
-  };
-
-  run =
-    # Name of the program
-    program:
-    # Attributes of the derivation, all passed to the program
-    attributes:
-    derivation (
-      commands.${program}
-      // {
-        inherit (tools.stdenv.buildPlatform) system;
-        __structuredAttrs = true;
-      }
-      // attributes
-    );
+  builders = listToAttrs (
+    map (name: {
+      inherit name;
+      value = makeBuilder name;
+    }) programs
+  );
 in
-run
+builders

@@ -3,12 +3,7 @@
 The layers themselves are not needed: with the descriptions from a binary cache, a machine can ask a
 registry for an image's digests before it has any of the blobs.
 
-Attributes: `descriptions`, files with lists of layers as pack_layer.py describes them, in the
-image's order, those of the base first; `blobs`, the store paths of the outputs that they describe;
-`base`, the other file that read_base_image.py writes about a base image, or null; `config`, the
-image's configuration as the OCI image specification has it; `environment`, variables that those of
-the base and the configuration override; `architecture`, `variant`; `created`, in seconds since
-1970. Writes the folder `out`:
+The attributes are those of describe_image.nix. Writes the folder `out`:
 
     config.json     the blob of the configuration
     manifest.json   the blob of the manifest
@@ -24,6 +19,10 @@ from datetime import datetime, timezone
 
 from attributes import encode_json, read_attributes, read_json, write_json
 from oci import CONFIG_TYPE, MANIFEST_TYPE, digest_of
+
+TYPE_CHECKING = False  # as typing has it, which is slow to import
+if TYPE_CHECKING:
+    from layer import LayerDescription
 
 
 def timestamp(seconds: int) -> str:
@@ -47,7 +46,7 @@ def merge_environment(*environments: list[str]) -> list[str]:
     return list(merged.values())
 
 
-def describe_history(layers: list[dict], created: str) -> list[dict[str, str]]:
+def describe_history(layers: list[LayerDescription], created: str) -> list[dict[str, str]]:
     """Return the history entries of packed layers: what is in each, and when it was made.
 
     Only the last one, which `docker history` shows first, says by what the image was made. All have
@@ -63,7 +62,7 @@ def describe_history(layers: list[dict], created: str) -> list[dict[str, str]]:
     return entries
 
 
-def image_config(attributes: dict, layers: list[dict], base: dict) -> dict:
+def image_config(attributes: dict, layers: list[LayerDescription], base: dict) -> dict:
     """Return the image's configuration: the base's, overridden by the attributes."""
     created = timestamp(attributes["created"])
     inherited, given = base["config"], attributes["config"]
@@ -90,7 +89,7 @@ def image_config(attributes: dict, layers: list[dict], base: dict) -> dict:
     return result
 
 
-def image_manifest(config: bytes, layers: list[dict], base: dict) -> dict:
+def image_manifest(config: bytes, layers: list[LayerDescription], base: dict) -> dict:
     """Return the image's manifest; `config` is the blob of its configuration."""
     descriptors = [
         {key: layer[key] for key in ("mediaType", "digest", "size", "annotations") if key in layer}

@@ -1,7 +1,7 @@
 """Make an OCI image index of images for several platforms, from their documents.
 
-Attributes: `images`, folders that describe_image.py wrote, each for a different platform. Writes
-the folder `out` in the same form:
+The attributes are those of describe_index.nix. Writes the folder `out` in the form of
+describe_image.py:
 
     manifest.json     the blob of the index
     N-manifest.json   the blobs of the images' manifests and configurations, N from 0

@@ -1,9 +1,8 @@
 """Draw an image: layers, and the paths in them, each with an area in proportion to its bytes.
 
-Attributes: `explanation`, a file as plan_layers.py writes it; `groupLayers`, the folder that has
-the module group_layers. Writes an SVG picture as `out`: a treemap of layers, numbered, colored by
-their reasons, each a treemap of its paths. Pointing at a path shows its full name; what is smaller
-than half a pixel is left out.
+The attributes are those of draw_picture.nix. Writes an SVG picture as `out`: a treemap of layers,
+numbered, colored by their reasons, each a treemap of its paths. Pointing at a path shows its full
+name; what is smaller than half a pixel is left out.
 
 M. Bruls, K. Huizing, J. J. van Wijk, "Squarified Treemaps", Data Visualization 2000.
 """

@@ -3,9 +3,7 @@
 The layers are links to the store paths that hold them. Beside the layout's own files there is a
 manifest.json: a tar of its files is an archive that `docker load` reads, too.
 
-Attributes: `documents`, the folder that describe_image.py or describe_index.py wrote; `blobs`, all
-store paths that hold layers; `imageName`, `tag`; `architecture` of the image or, for an index, the
-architecture whose image is in manifest.json, which can name only one. Writes the layout as `out`.
+The attributes are those of lay_out_image.nix. Writes the layout as `out`.
 
 Follows the OCI image specification 1.1, image-layout.md.
 """

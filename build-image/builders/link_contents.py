@@ -8,12 +8,8 @@ down, and if it leads out of the closure, it stays a link. Where the base image 
 (`/bin`, in most distributions), the link stays, and files are where it leads. `/tmp` is writable by
 everyone; `/usr/bin/env` exists if a store path of the image has `bin/env`.
 
-Attributes: `contents`, a list; `exportReferencesGraph.closure`, theirs; `extraCommands` and
-`fakeRootCommands`, shell text that runs in the tree ("" for none), the latter under fakeroot;
-`shell`, `fakeroot`, `tar`, programs; `path`, the PATH of the commands; `mtime`, in seconds;
-`storeDir`; `baseLinks`, the base image's links, as read_base_image.py writes them, or null. Writes
-the tree as the archive `out`, which ends with exactly two empty blocks and is not compressed, so
-that Nix finds the store paths that it names.
+The attributes are those of link_contents.nix. Writes the tree as the archive `out`, which ends with
+exactly two empty blocks and is not compressed, so that Nix finds the store paths that it names.
 
 The tree stays in memory unless there are commands: an image has thousands of links, and
 creating them as files, only for tar to read them, would take most of the time.
@@ -28,10 +24,10 @@ import tarfile
 from collections import Counter
 from typing import NamedTuple
 
-from archives import tar_command
 from attributes import fail, read_attributes, read_json
 from oci import WHITEOUT
 from store import resolve
+from tar import tar_command
 
 TREE = "root"
 

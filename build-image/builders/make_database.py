@@ -1,12 +1,8 @@
 """Make a Nix database with the store paths of an image, for Nix inside the container.
 
-Attributes: `exportReferencesGraph.closure`, the closure; `leftOut`, paths of it that are not in the
-image; `nixStore`, `tar`, programs; `storeDir`; `mtime`, in seconds; `owner`, `group`, NAME:ID each.
-Writes an uncompressed archive with `nix/var/nix` as `out`. Its garbage collector roots protect all
-that is in the image; otherwise `nix-collect-garbage` in a container would delete Nix itself.
-
-`base`, the folder that read_base_image.py wrote, and `baseDescription`, or null: the entries of the
-base's own database are copied.
+The attributes are those of make_database.nix. Writes an uncompressed archive with `nix/var/nix` as
+`out`. Its garbage collector roots protect all that is in the image; otherwise `nix-collect-garbage`
+in a container would delete Nix itself. The entries of the base image's own database are copied.
 """
 
 from __future__ import annotations
@@ -18,8 +14,8 @@ import sqlite3
 import subprocess
 from contextlib import closing
 
-from archives import tar_command
 from attributes import fail, read_attributes, read_json
+from tar import tar_command
 
 
 def registration(entries: list[dict], left_out: list[str]) -> str:

@@ -5,18 +5,8 @@ read once, to be hashed. The store paths are not copied, and no byte is read fro
 The compressor runs on one part per core. The size of the parts is fixed, so the result depends only
 on the attributes, not on the number of cores or the user who builds.
 
-Attributes: `contents`, store paths, or `archive`, an uncompressed tar file (the image's root); and
-how every layer of the image is packed: `tar`, a program; `compressor` ("gz", "zstd" or "none") and
-`compressorProgram`; `storeDir`; `mtime` of all files, in seconds; `owner` and `group` of the
-store paths, NAME:ID each. Writes the blob as output `out`, and as output `description` a list of
-one description:
-
-    {"digest", "diffId", "size", "mediaType", "md5", "storePaths", "file"}
-
-digest and diffId are those of the OCI image specification: "sha256:" and the hash of the layer as
-stored and of the uncompressed archive. `file` is the blob's path within the output, here "": a
-build does not always know the output's final path, since Nix may build a path again beside the
-valid one.
+The attributes are those of pack_layer.nix. Writes the blob as output `out`, and as output
+`description` a list of one `LayerDescription`.
 """
 
 from __future__ import annotations
@@ -24,14 +14,16 @@ from __future__ import annotations
 import hashlib
 import os
 
-from archives import read_chunks, tar_command
 from attributes import attributes_file, fail
 from oci import LAYER_TYPE, WHITEOUT
 from processes import cores, expect_success, start
+from tar import read_chunks, tar_command
 
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from layer import LayerDescription
 
 # compressor: (ending of the media type, arguments, bytes of a part)
 # bench/speed.py compares them. libdeflate makes smaller layers than zlib (pigz, gzip) in less than
@@ -48,7 +40,7 @@ _COMPRESSORS = {
 MOST_COMPRESSORS = 12
 
 
-def pack_layer(packing: dict, layer: dict, blob: str, compressors: int) -> dict:
+def pack_layer(packing: dict, layer: dict, blob: str, compressors: int) -> LayerDescription:
     """Write a layer to the new file `blob`; return its description.
 
     `packing` is the attributes that say how; `layer` has `contents` or `archive`, as above;
@@ -183,7 +175,7 @@ def read_layer() -> dict:
         return eval(file.read(), {"false": False, "null": None, "true": True})
 
 
-def encode_description(description: dict) -> str:
+def encode_description(description: LayerDescription) -> str:
     """Return what `encode_json` makes of a list of one description.
 
     Nothing in it has to be escaped but the hashes.

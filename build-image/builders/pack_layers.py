@@ -3,9 +3,8 @@
 For environments that forbid it (Hydra, nixpkgs, `--option allow-import-from-derivation false`). The
 layers have the same bytes, but are not shared between images in the Nix store.
 
-Attributes: `groupedLayers`, the plan as plan_layers.py writes it, and those of pack_layer.py that
-say how to pack. Writes the blobs into the folder `out`, named by their position, and the list of
-their descriptions as output `description`.
+The attributes are those of pack_layers.nix. Writes the blobs into the folder `out`, named by their
+position, and the list of their descriptions as output `description`.
 """
 
 from __future__ import annotations

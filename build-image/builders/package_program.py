@@ -4,9 +4,7 @@ The modules are compiled here, since nothing else may write into the store, and 
 good part of the time of a program that soon ends. Files in the store do not change, so Python is
 told not to compare bytecode and source.
 
-Attributes: `source`, a folder with the modules; `module`, the one whose `main` the command calls;
-`command`, its name; `python`, the program that runs it. Writes `bin` and `lib` below the folder
-`out`.
+The attributes are those of package_program.nix. Writes `bin` and `lib` below the folder `out`.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ sys.exit(main())
 def main() -> None:
     attributes = read_attributes()
     out, module = attributes["outputs"]["out"], attributes["module"]
-    command, lib = os.path.join(out, "bin", attributes["command"]), os.path.join(out, "lib")
+    command, lib = os.path.join(out, "bin", attributes["name"]), os.path.join(out, "lib")
     os.umask(0o022)
     os.makedirs(lib)
     os.makedirs(os.path.dirname(command))

@@ -1,8 +1,6 @@
 """Decide what is in the layers of images that are built together, by group_layers.group_fleet.
 
-Attributes: `images`, by name, each with the attributes of plan_layers.py; its roots are in
-`exportReferencesGraph` as `image-NAME`. `known`, plans of existing layers, or null; `groupLayers`,
-the folder that has the module group_layers. Writes
+The attributes are those of plan_fleet.nix. Writes
 
     out          {name: [{"contents": [store path, ...]}, ...]}: the layers of each image for the
                  store paths that the caller has not grouped, as `known` of plan_layers.py

@@ -6,12 +6,7 @@ but these have layers of their own, and the file with the references of the conf
 no layer. Store paths of the base image are not packed again. And paths that the caller has grouped
 are removed from the planned layers.
 
-Attributes: `exportReferencesGraph.graph`, the roots; `archives` and `references`, those of the
-roots that are archives, and those that go into no layer; `groups`, lists of store paths, each of
-which is a layer; `includeStorePaths`, whether there are layers with store paths at all;
-`maxLayers`, for all layers of the image; `base`, the description of a base image's layers, or null;
-`popularity`, a table, or null; `known`, plans of existing layers, or null; `groupLayers`, the
-folder that has the module group_layers. Writes
+The attributes are those of plan_layers.nix. Writes
 
     out          [{"contents": [store path, ...]}, ..., {"contents": [], "archive": file}, ...]:
                  all layers of the image in order, except those of the base

@@ -3,9 +3,7 @@
 A base image is an OCI image layout, whose blobs are used where they are, or an archive (of `docker
 save`, or of a layout, compressed or not), which skopeo unpacks.
 
-Attributes: `fromImage`, a folder or a file; `exportReferencesGraph.closure`, its closure;
-`architecture`, to choose from an image for several; `skopeo`, `gzip`, `zstd`, programs;
-`storeDir`. Writes
+The attributes are those of read_base_image.nix. Writes
 
     out          a folder with the blobs, or links to them; and the base's Nix database, if it has
                  one, as db.sqlite
@@ -32,10 +30,10 @@ from collections.abc import Iterator
 from posixpath import normpath
 from typing import NamedTuple
 
-from archives import CHUNK, read_chunks
 from attributes import fail, read_attributes, write_json
 from oci import LAYER_TYPE, WHITEOUT, blob_path
 from store import resolve
+from tar import CHUNK, read_chunks
 
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",

@@ -1,8 +1,6 @@
 """Write what a registry server needs to serve an image: its manifest, and where its blobs are.
 
-Attributes: `documents`, the folder that describe_image.py or describe_index.py wrote; `blobs`, all
-store paths that hold layers; `mediaTypes`, "docker" or, for an index, "oci". Writes as output
-`answer`
+The attributes are those of write_answer.nix. Writes as output `answer`
 
     {"manifest": {...}, "layerLocations": {sha256 in hexadecimal: {"path", "size", "md5"}}}
 

@@ -27,18 +27,15 @@ let
     head
     isAttrs
     length
-    listToAttrs
     mapAttrs
     readFile
-    removeAttrs
     seq
     ;
 
   inherit (tools.lib) escapeShellArg;
 
   buildImage = import ./image.nix { inherit tools system; };
-  runBuilder = import ../builders { inherit tools; };
-  groupLayers = "${import ./group-layers.nix { inherit tools; }}/lib";
+  builders = import ../builders { inherit tools; };
 
   calls =
     if !isAttrs images || images == { } then
@@ -53,24 +50,10 @@ let
       ) images;
 
   requests = mapAttrs (_: call: (buildImage call).toPlan) calls;
-  lock = runBuilder "plan_fleet" {
-    name = "fleet-layers.json";
-    outputs = [
-      "out"
-      "explain"
-      "explanation"
-    ];
-    images = mapAttrs (_: request: removeAttrs request [ "exportReferencesGraph" ]) requests;
-    exportReferencesGraph = listToAttrs (
-      map (name: {
-        name = "image-${name}";
-        value = requests.${name}.exportReferencesGraph.graph;
-      }) (attrNames requests)
-    );
+  lock = builders.plan_fleet {
+    images = requests;
     # Read and copied to the store as buildImage does.
     inherit (readArguments { name = "fleet"; inherit known; }) known;
-    inherit groupLayers;
-    preferLocalBuild = true;
   };
   readArguments = import ./arguments.nix { inherit tools system; };
 
@@ -102,11 +85,7 @@ let
     explain = lock.explain // {
       outputSpecified = true;
     };
-    picture = runBuilder "draw_picture" {
-      name = "picture.svg";
-      inherit (lock) explanation;
-      inherit groupLayers;
-    };
+    picture = builders.draw_picture { inherit (lock) explanation; };
     # Pushes each image to DESTINATION/NAME:TAG, and writes its name and digest.
     copyTo = tools.writeShellScriptBin "copy-to" ''
       usage="usage: copy-to DESTINATION ... [OPTION ...], as in: copy-to docker://localhost:5000/team"

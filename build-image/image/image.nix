@@ -24,11 +24,8 @@ let
     ;
 
   tools = import ./check-tools.nix given.tools;
-  runBuilder = import ../builders { inherit tools; };
-  makeLayers = import ./layers.nix {
-    inherit runBuilder;
-    groupLayers = "${import ./group-layers.nix { inherit tools; }}/lib";
-  };
+  builders = import ../builders { inherit tools; };
+  makeLayers = import ./layers.nix { inherit builders; };
   readArguments = import ./arguments.nix { inherit tools system; };
 
   # Contents may be folders in store paths; Nix exports the references of whole store paths only.
@@ -45,26 +42,6 @@ let
       startSet = map (key: { inherit key; }) list;
       operator = _: [ ];
     }
-  );
-
-  # The PATH of commands: the programs of every stdenv.
-  programsPath = concatStringsSep ":" (
-    map (package: "${package}/bin") [
-      tools.coreutils
-      tools.findutils
-      tools.diffutils
-      tools.gnused
-      tools.gnugrep
-      tools.gawk
-      tools.gnutar
-      tools.gzip
-      tools.bzip2
-      tools.gnumake
-      tools.bash
-      tools.gnupatch
-      tools.xz
-      tools.file
-    ]
   );
 
   # A file with the store paths that a text refers to, so that Nix finds the references. It is in no
@@ -143,55 +120,40 @@ let
     if fromImage == null then
       null
     else
-      runBuilder "read_base_image" {
-        name = "base-image";
-        outputs = [
-          "out"
-          "description"
-          "image"
-          "links"
-        ];
+      builders.read_base_image {
         inherit fromImage architecture storeDir;
-        exportReferencesGraph.closure = [ (wholePath fromImage) ];
-        skopeo = "${tools.skopeo}/bin/skopeo";
-        gzip = "${tools.gzip}/bin/gzip";
-        zstd = "${tools.zstd}/bin/zstd";
+        storePath = wholePath fromImage;
       };
 
   baseDescription = if base == null then null else base.description;
 
-  commands = extraCommands != "" || fakeRootCommands != "";
-  root = runBuilder "link_contents" {
-    name = "image-root.tar";
+  root = builders.link_contents {
     contents = contentsList;
-    exportReferencesGraph.closure = unique (map wholePath contentsList);
-    inherit extraCommands fakeRootCommands storeDir;
+    storePaths = unique (map wholePath contentsList);
     baseLinks = if base == null then null else base.links;
-    tar = "${tools.gnutar}/bin/tar";
-    shell = if commands then "${tools.bash}/bin/bash" else "";
-    path = if commands then programsPath else "";
-    fakeroot = if fakeRootCommands != "" then "${tools.fakeroot}/bin/fakeroot" else "";
-    inherit mtime;
+    inherit
+      extraCommands
+      fakeRootCommands
+      storeDir
+      mtime
+      ;
   };
 
   references = if hasContext configText then [ "${writeReferences configText}" ] else [ ];
   roots = unique (map wholePath contents) ++ references;
   groups = map (map wholePath) layers;
 
-  database = runBuilder "make_database" {
-    name = "nix-database.tar";
-    exportReferencesGraph.closure = roots ++ [ root ] ++ concatLists groups;
+  database = builders.make_database {
+    roots = roots ++ [ root ] ++ concatLists groups;
     leftOut = [ "${root}" ] ++ references;
-    inherit base baseDescription;
-    nixStore = "${tools.nix}/bin/nix-store";
-    tar = "${tools.gnutar}/bin/tar";
     inherit
+      base
+      baseDescription
       storeDir
       mtime
       owner
       group
       ;
-    unsafeDiscardReferences.out = true;
   };
 
   packing = {
@@ -253,9 +215,9 @@ let
   # registry lacks without having the others: `nix-store --realise` of their store paths or, where
   # no cache has them, of the derivations in `layers`, whose outputs they are, but for those of a
   # base image.
-  documents = runBuilder "describe_image" (ingredients // { name = "image-documents"; });
+  documents = builders.describe_image ingredients;
 
-  outputs = import ./outputs.nix { inherit tools runBuilder; } {
+  outputs = import ./outputs.nix { inherit tools builders; } {
     inherit
       name
       documents
@@ -266,9 +228,8 @@ let
   };
 
   # What a registry server needs: the manifest, and where the blobs are.
-  answer = runBuilder "write_answer" {
+  answer = builders.write_answer {
     name = "${shortName}-image";
-    outputs = [ "answer" ];
     inherit documents mediaTypes;
     blobs = packed;
   };

@@ -29,7 +29,7 @@ let
     unsafeDiscardStringContext
     ;
 
-  runBuilder = import ../builders { inherit tools; };
+  builders = import ../builders { inherit tools; };
   # Name and tag follow the same rules as in buildImage.
   named = import ./arguments.nix {
     inherit tools;
@@ -51,10 +51,7 @@ let
     else
       given.images;
 
-  documents = runBuilder "describe_index" {
-    name = "index-documents";
-    images = map (image: image.documents) images;
-  };
+  documents = builders.describe_index { images = map (image: image.documents) images; };
   packed = concatMap (image: image.packed) images;
   imageTag =
     if named.tag != null then
@@ -65,7 +62,7 @@ let
   # An archive's manifest.json can name only one image: the one for this machine, if there is one.
   native = filter (image: image.platform == "linux/${named.architecture}") images;
 
-  outputs = import ./outputs.nix { inherit tools runBuilder; } {
+  outputs = import ./outputs.nix { inherit tools builders; } {
     inherit (named) name;
     tag = imageTag;
     inherit documents packed;
@@ -73,9 +70,8 @@ let
   };
 
   # What a registry server needs: the index, and where the blobs and the images' manifests are
-  answer = runBuilder "write_answer" {
+  answer = builders.write_answer {
     name = "index";
-    outputs = [ "answer" ];
     inherit documents;
     blobs = packed;
     mediaTypes = "oci";

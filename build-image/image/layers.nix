@@ -5,10 +5,8 @@
 # own store paths and on the tools that pack it, not on the image: another image, or the next
 # revision of this one, has the same derivation where it has the same layer.
 {
-  # Makes derivations of programs (builders/default.nix)
-  runBuilder,
-  # The folder with the module group_layers
-  groupLayers,
+  # The programs that make derivations (builders/default.nix)
+  builders,
 }:
 {
   # Store paths (strings with context) whose closures the image holds
@@ -37,7 +35,7 @@
 let
   # What the plan depends on; the images of a fleet are planned together from it (fleet.nix).
   toPlan = {
-    exportReferencesGraph.graph = roots ++ archives ++ builtins.concatLists groups;
+    roots = roots ++ archives ++ builtins.concatLists groups;
     inherit
       archives
       base
@@ -47,19 +45,7 @@ let
       references
       ;
   };
-  groupedLayers = runBuilder "plan_layers" (
-    toPlan
-    // {
-      name = "grouped-layers.json";
-      outputs = [
-        "out"
-        "explain"
-        "explanation"
-      ];
-      inherit groupLayers known popularity;
-      preferLocalBuild = true;
-    }
-  );
+  groupedLayers = builders.plan_layers (toPlan // { inherit known popularity; });
 
   # This is Nixery's idea: before any layer is made, Nix exports the reference graph, a program
   # groups the store paths into layers, and the result is read back into the evaluation, so that
@@ -82,20 +68,10 @@ let
     else
       "layer-of-${toString (builtins.length paths)}-paths";
 
-  packed = {
-    outputs = [
-      "out"
-      "description"
-    ];
-    # A packed layer does not need its store paths. Without this attribute, as with Nix before 2.18,
-    # layers in plain tar or zstd keep them alive.
-    unsafeDiscardReferences.out = true;
-  };
   packLayer =
     layer:
-    runBuilder "pack_layer" (
+    builders.pack_layer (
       packing
-      // packed
       // {
         name = nameLayer (if layer ? archive then [ layer.archive ] else layer.contents);
         contents = map withContext layer.contents;
@@ -105,23 +81,10 @@ let
 in
 {
   inherit groupedLayers toPlan;
-  picture = runBuilder "draw_picture" {
-    name = "picture.svg";
-    inherit (groupedLayers) explanation;
-    inherit groupLayers;
-  };
+  picture = builders.draw_picture { inherit (groupedLayers) explanation; };
   layers =
     if importFromDerivation then
       map packLayer plan
     else
-      [
-        (runBuilder "pack_layers" (
-          packing
-          // packed
-          // {
-            name = "layers";
-            inherit groupedLayers;
-          }
-        ))
-      ];
+      [ (builders.pack_layers (packing // { inherit groupedLayers; })) ];
 }

@@ -3,8 +3,8 @@
 {
   # The package set with the tools, for the machine that builds
   tools,
-  # Makes derivations of programs (builders/default.nix)
-  runBuilder,
+  # The programs that make derivations (builders/default.nix)
+  builders,
 }:
 {
   # Name and tag of the image
@@ -23,7 +23,7 @@ let
   # For store names
   shortName = builtins.substring 0 100 (baseNameOf name);
 
-  layout = runBuilder "lay_out_image" {
+  layout = builders.lay_out_image {
     name = "${shortName}-image";
     imageName = name;
     inherit tag architecture documents;
@@ -81,10 +81,9 @@ in
   inherit stream;
 
   # The image as one file: an OCI archive that `docker load` reads, too.
-  archive = runBuilder "capture_output" {
+  archive = builders.capture_output {
     name = "${shortName}.tar";
     command = [ "${stream}" ];
-    unsafeDiscardReferences.out = true;
   };
 
   # `copy-to DESTINATION ... [OPTION ...]`: sends what the destination lacks; see copy_to.py. With

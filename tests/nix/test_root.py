@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archives import tar_command
 from containers import Container
 from link_contents import (
     check_tree,
@@ -24,6 +23,7 @@ from link_contents import (
     write_archive,
 )
 from nix import Image, Nix, attempt, packed_paths, root_layer
+from tar import tar_command
 
 ONE = '(pkgs.writeTextDir "share/one" "one")'
 

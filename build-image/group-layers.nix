@@ -1,18 +1,17 @@
-# The program `group-layers`, and its module for builders that call its functions.
+# The program `group-layers`, which decides what shares a layer. The derivation `groupedLayers` of an
+# image (image/layers.nix) calls its functions.
 {
   # Package set with Python
   tools,
 }:
-import ../builders { inherit tools; } "package_program" {
+(import ./builders { inherit tools; }).package_program {
   name = "group-layers";
+  module = "group_layers";
   source = builtins.path {
     name = "source";
-    path = ../..;
+    path = ./..;
     filter = path: _: baseNameOf path == "group_layers.py";
   };
-  module = "group_layers";
-  command = "group-layers";
-  python = "${tools.python3}/bin/python3";
 }
 // {
   meta = {

@@ -1,0 +1,49 @@
+# One layer: the blob and, as output `description`, what layer.py says of it.
+{
+  tools,
+  build,
+  source,
+  builders,
+}:
+let
+  # It runs for each layer: so it is compiled, and its first line names Python.
+  program = builders.package_program {
+    name = "pack-layer";
+    module = "pack_layer";
+    inherit source;
+  };
+in
+{
+  # Depends on the layer's contents alone, never on the image, or images could not share the layer
+  name,
+  # Store paths, in order
+  contents,
+  # An uncompressed tar file in their place, or null
+  archive,
+
+  # How every layer of the image is packed, the same as in pack_layers.nix: programs
+  tar,
+  compressorProgram,
+  # "gz", "zstd" or "none"
+  compressor,
+  storeDir,
+  # Modification time of all files, in seconds since 1970
+  mtime,
+  # Owner of the store paths, NAME:ID each
+  owner,
+  group,
+}@attributes:
+build (
+  attributes
+  // {
+    builder = "${program}/bin/pack-layer";
+    args = [ ];
+    outputs = [
+      "out"
+      "description"
+    ];
+    # A packed layer does not need its store paths. Without this attribute, as with Nix before 2.18,
+    # layers in plain tar or zstd keep them alive.
+    unsafeDiscardReferences.out = true;
+  }
+)

@@ -1,0 +1,37 @@
+# `groupedLayers`: what is in each layer of an image, decided by group_layers.py on the reference graph
+# that Nix exports.
+{ tools, build, ... }:
+{
+  # Store paths, with context, whose closures the image holds
+  roots,
+  # Those of the roots that only refer to the image's contents, and are not in it themselves
+  references,
+  # Those that are uncompressed tar files, each of which is a layer
+  archives,
+  # Lists of store paths, each of which is a layer whatever group_layers.py says
+  groups,
+  # Whether the store paths are in the image, or only what links to them
+  includeStorePaths,
+  # The maximum number of layers of the image, those of the base included
+  maxLayers,
+  # The description of a base image's layers, a file, or null
+  base,
+  # Popularity table, a file, or null
+  popularity,
+  # Plans of layers that exist, a file, or null
+  known,
+}@attributes:
+build (
+  removeAttrs attributes [ "roots" ]
+  // {
+    name = "grouped-layers.json";
+    outputs = [
+      "out"
+      "explain"
+      "explanation"
+    ];
+    exportReferencesGraph.graph = roots;
+    groupLayers = "${import ../group-layers.nix { inherit tools; }}/lib";
+    preferLocalBuild = true;
+  }
+)

@@ -50,9 +50,9 @@ def formals(file: str, indentation: int, number: int = 0) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("heading", "place"),
     [
-        ("Arguments of buildImage", ("arguments.nix", 4)),
-        ("Arguments of buildImages", ("fleet.nix", 0, 1)),
-        ("Arguments of buildIndex", ("index.nix", 0, 1)),
+        ("Arguments of buildImage", ("image/arguments.nix", 4)),
+        ("Arguments of buildImages", ("image/fleet.nix", 0, 1)),
+        ("Arguments of buildIndex", ("image/index.nix", 0, 1)),
         ("Arguments of build-image.nix", ("build-image.nix", 0)),
     ],
 )

@@ -55,32 +55,30 @@ let
     isList
     isString
     length
-    listToAttrs
     map
+    mapAttrs
     match
     seq
     toJSON
     ;
 
-  # Attributes for `nix-build -A`; without an image, each of them says why there is none.
-  offered = listToAttrs (
-    map
-      (name: {
-        inherit name;
-        value = noImage;
-      })
-      [
-        "image"
-        "archive"
-        "stream"
-        "copyTo"
-        "layers"
-        "groupedLayers"
-        "explain"
-        "picture"
-        "cache"
-      ]
-  );
+  # What `nix-build -A NAME` builds in place of the answer
+  outputsOf = image: {
+    # An OCI image layout, and other forms of the same image
+    inherit image;
+    inherit (image) archive stream copyTo;
+
+    # This is Nixery's idea. Nix exports the reference graph of the contents to the derivation
+    # `groupedLayers`, in which group_layers.py decides which store paths share a layer. The evaluation
+    # builds it and reads the result back in (import from derivation): so each of `layers` is a
+    # derivation of its own, which other images have as well. All of it is in image/layers.nix.
+    inherit (image) groupedLayers layers;
+    # The reason for each layer, as a table and as a picture
+    inherit (image) explain picture;
+
+    # What another machine needs to have all this without building anything
+    inherit (image) cache;
+  };
 
   knownArguments = attrNames (builtins.functionArgs (import ./build-image.nix));
   unknownArguments = attrNames (removeAttrs given knownArguments);
@@ -267,8 +265,13 @@ else if systems != null then
   if refused != [ ] then
     head refused
   else
-    index.answer // intersectAttrs offered (index // { image = index; })
+    index.answer // intersectAttrs (outputsOf null) (index // { image = index; })
 else if missing == [ ] then
-  image.answer // intersectAttrs offered (image // { inherit image cache; })
+  image.answer // outputsOf image // { inherit cache; }
 else
-  tools.writeText "answer.json" (toJSON errorAnswer) // offered // { inherit missing; }
+  # Each attribute says why there is no image.
+  tools.writeText "answer.json" (toJSON errorAnswer)
+  // mapAttrs (_: _: noImage) (outputsOf null)
+  // {
+    inherit missing;
+  }

@@ -47,12 +47,9 @@ let
   };
   groupedLayers = builders.plan_layers (toPlan // { inherit known popularity; });
 
-  # This is Nixery's idea: before any layer is made, Nix exports the reference graph, a program
-  # groups the store paths into layers, and the result is read back into the evaluation, so that
-  # each layer can be a derivation.
-  #
-  # The plan's text keeps no references: fromJSON refuses them, and a layer must depend on its own
-  # paths alone. Each path gets back the reference to itself.
+  # The plan, read back into the evaluation, which builds it first (import from derivation). Its text
+  # keeps no references: fromJSON refuses them, and a layer must depend on its own paths alone. Each
+  # path gets back the reference to itself.
   plan = builtins.fromJSON (builtins.unsafeDiscardStringContext (builtins.readFile groupedLayers));
   withContext = path: builtins.appendContext path { ${path}.path = true; };
 

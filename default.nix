@@ -8,6 +8,9 @@ let
   tools = pkgs.buildPackages;
 in
 {
+  # The package set, for callers who leave the choice to this project
+  inherit pkgs;
+
   # Decide which store paths share a layer: the program by itself
   group-layers = import ./build-image/group-layers.nix { inherit tools; };
 

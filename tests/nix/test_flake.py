@@ -45,7 +45,7 @@ def test_functions_are_those_of_the_default_nix(nix, checkout):
     names = ["--apply", "builtins.attrNames", "--json"]
     offered = json.loads(flake("eval", f"path:{checkout}#lib.x86_64-linux", *names, *given))
     here = set(nix.evaluate("builtins.attrNames nixery"))
-    assert set(offered) == here - {"group-layers", "nixery-build-image", "tests"}
+    assert set(offered) == here - {"group-layers", "nixery-build-image", "pkgs", "tests"}
 
 
 def test_pure_evaluation_gives_the_wrapper_and_the_grouping_program(nix, checkout):

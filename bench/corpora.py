@@ -128,14 +128,14 @@ class _Package(NamedTuple):
     provides: str
 
 
-# A suite, and what follows it: its updates, or the next release. The newest come first; the charts
-# show the first.
+# A suite, and what follows it: its updates, or the next release.
 DEBIAN_SETS = (
-    ("trixie", "trixie-updated"),
-    ("forky", "sid"),
-    ("trixie", "forky"),
     ("bookworm", "bookworm-updated"),
+    ("trixie", "trixie-updated"),
     ("bullseye", "bullseye-updated"),
+    ("bullseye", "bookworm"),
+    ("bookworm", "trixie"),
+    ("trixie", "forky"),
 )
 
 

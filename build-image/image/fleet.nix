@@ -32,8 +32,6 @@ let
     seq
     ;
 
-  inherit (tools.lib) escapeShellArg;
-
   buildImage = import ./image.nix { inherit tools system; };
   builders = import ../builders { inherit tools; };
 
@@ -67,17 +65,6 @@ let
     if calls.${name}.importFromDerivation or true then seq (readFile plans) image else image
   ) planned;
 
-  copy =
-    name:
-    let
-      image = built.${name};
-      place = "/${image.imageName}:${image.imageTag}";
-    in
-    ''
-      ${image.copyTo}/bin/copy-to "''${destinations[@]/%/${place}}" "$@" |
-        while read -r digest; do echo ${escapeShellArg name} "$digest"; done
-    '';
-
   fleet = {
     # The plans of all images: a file to commit, and to pass as `known`
     inherit lock;
@@ -87,26 +74,13 @@ let
     };
     picture = builders.draw_picture { inherit (lock) explanation; };
     # Pushes each image to DESTINATION/NAME:TAG, and writes its name and digest.
-    copyTo = tools.writeShellScriptBin "copy-to" ''
-      usage="usage: copy-to DESTINATION ... [OPTION ...], as in: copy-to docker://localhost:5000/team"
-      if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then
-        echo "$usage"
-        echo ${escapeShellArg "Pushes ${concatStringsSep ", " (attrNames built)}."}
-        echo "Each becomes DESTINATION/NAME:TAG; its name and digest are written. Options go to skopeo copy."
-        exit
-      fi
-      destinations=()
-      while (($# > 0)) && [[ $1 != -* ]]; do
-        destinations+=("$1")
-        shift
-      done
-      if ((''${#destinations[@]} == 0)); then
-        echo "$usage" >&2
-        exit 2
-      fi
-      set -e -o pipefail
-      ${concatStringsSep "\n" (map copy (attrNames built))}
-    '';
+    copyTo = import ./copy-to.nix { inherit tools; } {
+      isFleet = true;
+      images = mapAttrs (_: image: {
+        place = "${image.imageName}:${image.imageTag}";
+        inherit (image) documents packed;
+      }) built;
+    };
     # What other machines need besides the packages to get all images without building anything
     cache = tools.writeText "fleet-cache" (
       concatStringsSep "\n" (

@@ -18,7 +18,7 @@
   architecture,
 }:
 let
-  inherit (builtins) toJSON unsafeDiscardStringContext;
+  inherit (builtins) concatStringsSep;
 
   # For store names
   shortName = builtins.substring 0 100 (baseNameOf name);
@@ -30,50 +30,39 @@ let
     blobs = packed;
   };
 
-  # A program of ../programs, byte-compiled, with those modules of other folders that it imports
-  packageProgram =
-    module: imported:
-    let
-      name = builtins.replaceStrings [ "_" ] [ "-" ] module;
-      taken = [
-        "builders"
-        "programs"
-        "${module}.py"
-      ]
-      ++ imported;
-      package = builders.package_program {
-        inherit name module;
-        source = builtins.path {
-          name = "source";
-          path = ./..;
-          filter = path: _: builtins.elem (baseNameOf path) taken;
-        };
-      };
-    in
-    "${package}/bin/${name}";
+  archiveCommand = [
+    "${tools.gnutar}/bin/tar"
+    "--create"
+    "--format=gnu"
+    "--dereference"
+    "--sort=name"
+    "--mtime=@1"
+    "--owner=root:0"
+    "--group=root:0"
+    # Folders in the store are read-only: users other than root could not unpack files into them.
+    "--mode=u+w"
+    "--warning=no-file-changed"
+    "--directory=${layout}"
+    "oci-layout"
+    "index.json"
+    "manifest.json"
+    "blobs"
+  ];
 
+  # A script that writes the archive to standard output. tar's status is 1 if a file's inode changed
+  # meanwhile, as in pack_layer.py, but also if a blob has been collected before tar came to it.
   stream = tools.writeShellScript "stream-${shortName}" ''
-    exec ${packageProgram "stream_image" [ "oci.py" ]} ${tools.gnutar}/bin/tar ${layout} "$@"
+    ${concatStringsSep " " archiveCommand} || {
+      status=$?
+      ((status == 1)) || exit $status
+      for blob in ${layout}/blobs/sha256/*; do [[ -e $blob ]] || exit 1; done
+    }
   '';
-
-  # Without context: the program that pushes needs a layer only where the registry lacks it, and
-  # has Nix realise it then.
-  derivations = builtins.listToAttrs (
-    map (layer: {
-      name = unsafeDiscardStringContext layer.outPath;
-      value = unsafeDiscardStringContext layer.drvPath;
-    }) packed
-  );
-
-  # skopeo's option that makes it push an image as it is, since version 1.6
-  preserveDigests =
-    let
-      inherit (builtins.parseDrvName tools.skopeo.name) version;
-    in
-    if builtins.compareVersions version "1.6" < 0 then "" else "--preserve-digests";
 in
 {
-  inherit layout stream;
+  inherit layout;
+
+  inherit stream;
 
   # The image as one file: an OCI archive that `docker load` reads, too.
   archive = builders.capture_output {
@@ -81,10 +70,10 @@ in
     command = [ "${stream}" ];
   };
 
-  # `copy-to DESTINATION ... [OPTION ...]`: sends what the destination lacks; see copy_to.py. With
-  # -I, Python does not search the program's folder, all of the store, for modules.
-  copyTo = tools.writeShellScriptBin "copy-to" ''
-    exec ${tools.python3}/bin/python3 -BIS ${../programs/copy_to.py} ${tools.skopeo}/bin/skopeo \
-      "${preserveDigests}" ${documents} '${toJSON derivations}' "$@"
-  '';
+  copyTo = import ./copy-to.nix { inherit tools; } {
+    images.${name} = {
+      place = "${name}:${tag}";
+      inherit documents packed;
+    };
+  };
 }

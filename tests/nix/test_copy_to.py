@@ -8,21 +8,20 @@ import re
 import signal
 import socket
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-import copy_to as program
+from destinations import TAKE_VALUE
 from docker_registry import DockerRegistry, run_registry
-from nix import Image, Nix, attempt, run
+from nix import ROOT, Image, Nix, attempt, run
 from served import with_store
 
 PLAIN = "--dest-tls-verify=false"
@@ -273,24 +272,40 @@ class TestLayersThatAreNotThere:
 
 
 class TestUsage:
-    @given(st.integers(0, 10**12) | st.sampled_from([999_949, 999_950, 10**6 - 1, 10**6]))
-    def test_sizes_are_written_to_a_tenth_of_a_unit_that_fits(self, size):
-        number, unit = program.format_bytes(size).split()
-        of_unit = {"kB": 1e3, "MB": 1e6}[unit]
-        assert abs(float(number) * of_unit - size) <= of_unit * 0.0501
-        assert float(number) < 1000 if unit == "kB" else float(number) >= 1
-
     def test_help_tells_how_it_is_called(self, copy_to):
         done = run(copy_to, "--help")
         assert "copy-to DESTINATION ... [OPTION ...]" in done.stdout
         assert done.stderr == ""
 
-    @pytest.mark.parametrize("words", [[], ["localhost:5000/app"], ["docker://"], [PLAIN]])
-    def test_without_a_destination_it_says_what_to_write(self, copy_to, words):
-        done = attempt(copy_to, *words)
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            ([], "no destination: name one, as in copy-to docker://registry.example.org/name:tag"),
+            ([PLAIN], "no destination: name one, as in copy-to docker://"),
+            (["--dest-creds", "docker://user:secret"], "no destination: name one"),
+            (["localhost:5000/app"], "localhost:5000/app is no destination: write docker://"),
+            (["oci:folder", "docker://"], "docker://: write docker://REGISTRY/NAME:TAG"),
+        ],
+    )
+    def test_words_that_make_no_sense_push_nothing(self, copy_to, words, told, tmp_path):
+        done = attempt(copy_to, *words, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
         (line,) = done.stderr.splitlines()
-        assert line.startswith("copy-to: no destination: name one, as in copy-to docker://")
+        assert line.startswith(f"copy-to: {told}") and "secret" not in line
+        assert not os.listdir(tmp_path)
+
+    def test_a_password_is_never_taken_for_a_destination(self, copy_to, tmp_path):
+        words = ["--dest-creds", "dir:secret", "docker://127.0.0.1:1/app", PLAIN]
+        done = attempt(copy_to, *words, cwd=tmp_path)
+        assert done.returncode == 1 and "secret" not in done.stderr + done.stdout
+        assert not os.listdir(tmp_path)
+
+    def test_the_options_that_take_a_value_are_those_of_skopeo(self):
+        shown = run("skopeo", "copy", "--help").stdout
+        options = re.findall(r"^ +(?:-(\w), )?--([\w.-]+)( \S+)?  +", shown, re.MULTILINE)
+        with_value = {f"--{name}" for _, name, value in options if value}
+        without = {f"--{name}" for _, name, value in options if not value}
+        assert len(options) > 30 and with_value <= TAKE_VALUE and not without & TAKE_VALUE
 
     @pytest.mark.parametrize(
         ("words", "told"),
@@ -299,8 +314,6 @@ class TestUsage:
             (["docker://{}/App", PLAIN], "repository name must be lowercase"),
             (["docker://{}/app"], "(a registry without TLS needs --dest-tls-verify=false)"),
             (["docker://{}/app", PLAIN, "--unknown"], "unknown flag: --unknown"),
-            # skopeo itself says how it is called, and succeeds.
-            (["docker://{}/app", "localhost/app"], "a word is neither a destination nor an option"),
         ],
     )
     def test_failure_is_one_line_with_the_destination(self, copy_to, registry, words, told):
@@ -320,18 +333,153 @@ class TestUsage:
         first, last = done.stderr.splitlines()
         assert first.startswith("copy-to: Failed, retrying in ") and "not pushed" in last
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_a_signal_ends_skopeo_too(self, copy_to, number):
+    def test_every_destination_is_tried(self, copy_to, registry, image):
+        there = ["docker://127.0.0.1:1/app", registry.reference("second")]
+        done = attempt(copy_to, *there, PLAIN)
+        assert (done.returncode, done.stdout) == (1, image.descriptor["digest"] + "\n")
+        assert f"copy-to: {there[0]}: not pushed: " in done.stderr
+
+    def test_a_user_without_a_runtime_folder_pushes(self, copy_to, registry, image):
+        """Where /run/containers is root's, as after a root's podman."""
+        folder = "mount -t tmpfs none /run && mkdir -m 700 /run/containers"
+        as_user = "setpriv --reuid 12345 --regid 12345 --clear-groups"
+        command = ["unshare", "--mount", "sh", "-c", f'{folder} && exec {as_user} "$@"', "sh"]
+        environment = {**os.environ, "HOME": "/", "PATH": "/usr/bin:/bin"}
+        environment.pop("XDG_RUNTIME_DIR", None)
+        there = registry.reference("user")
+        done = run(*command, copy_to, there, PLAIN, env=environment)
+        assert done.stdout == image.descriptor["digest"] + "\n"
+
+    def test_a_registry_writes_nothing_to_the_terminal_but_printable_lines(self, copy_to):
+        with hostile_registry() as address:
+            done = attempt(copy_to, f"docker://{address}/app", PLAIN)
+        assert (done.returncode, done.stdout) == (1, "")
+        lines = done.stderr.splitlines()
+        assert "owned" in done.stderr and all(map(str.isprintable, lines))
+        assert max(map(len, lines)) < 2000
+
+    def test_an_image_of_thousands_of_layers_can_be_pushed(self, nix, image, tmp_path):
+        """As an index of many platforms: its layers' names are more than a command line takes."""
+        documents = nix.build_image(TWO, "documents").path
+        name = "0123456789abcdfghijklmnpqrsvwxyz-" + "layer" * 40
+        body = f"""import "{ROOT}/build-image/image/copy-to.nix" {{ tools = pkgs; }} {{
+          images.two = {{
+            place = "two:latest";
+            documents = {documents};
+            packed = builtins.genList (number: {{
+              outPath = "/nix/store/{name}${{toString number}}";
+              drvPath = "/nix/store/{name}${{toString number}}.drv";
+            }}) 2000;
+          }};
+        }}"""
+        program = nix.build(*nix.expression(body)).path / "bin" / "copy-to"
+        done = run(program, f"oci:{tmp_path}/layout:v1")
+        assert done.stdout == image.descriptor["digest"] + "\n"
+
+
+class HostileHandler(BaseHTTPRequestHandler):
+    """Answers with an error that sets the terminal's title, and is long."""
+
+    def do_GET(self) -> None:
+        if self.path == "/v2/":
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        message = "\x1b]0;owned\x07\x9b31m\u202e" + "x" * 10**4
+        body = json.dumps({"errors": [{"code": "UNKNOWN", "message": message}]}).encode()
+        self.send_response(400)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def do_HEAD(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def hostile_registry() -> Iterator[str]:
+    """Run a registry that attacks the terminal; yield its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), HostileHandler) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def processes_with(text: str) -> list[str]:
+    """Return the command lines of running processes that have `text` in them."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = file.read_bytes().decode(errors="replace").split("\0")
+            found += [" ".join(words)] if text in " ".join(words) else []
+    return found
+
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+class TestSignals:
+    """What copy-to has started ends with it."""
+
+    def start(self, *command: object, **options: object) -> subprocess.Popen[bytes]:
+        """Start it as a shell does in the foreground."""
+
+        def listen() -> None:
+            for number in SIGNALS[:3]:
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        return subprocess.Popen([str(word) for word in command], preexec_fn=listen, **options)
+
+    def end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        process.send_signal(number)
+        expected = -number if number == signal.SIGKILL else 128 + number
+        assert process.wait(60) == expected
+
+    def test_ends_skopeo(self, copy_to, number):
         with socket.create_server(("127.0.0.1", 0)) as silent:
             there = f"docker://127.0.0.1:{silent.getsockname()[1]}/app"
-            command = [copy_to, there, PLAIN]
-            # Where SIGINT is ignored, as in the background of a shell, programs go on ignoring it.
-            with subprocess.Popen(
-                command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-            ) as process:
-                connection, _ = silent.accept()
-                process.send_signal(number)
-            assert process.returncode == 128 + number
+            process = self.start(copy_to, there, PLAIN)
+            connection, _ = silent.accept()
+            self.end(process, number)
             connection.settimeout(60)
             while connection.recv(4096):
                 pass  # its request, then the end of the connection
+
+    def test_ends_nix_and_its_build(self, nix, copy_to, number, tmp_path):
+        """A layer is missing, and takes long to build."""
+        mark = f"{uuid.uuid4()}"
+        arguments = with_new_page()
+        program = nix.build_image(arguments, "copyTo").path / "bin" / "copy-to"
+        layers = map(str, delete_layers(nix, arguments))
+        body = f"""derivation {{
+          name = "slow";
+          inherit (pkgs.stdenv) system;
+          builder = "${{pkgs.bash}}/bin/bash";
+          args = [ "-c" "(exec -a {mark} ${{pkgs.coreutils}}/bin/sleep 1000); exit" ];
+        }}"""
+        slow = nix.evaluate(f"({body}).drvPath")
+        settings_file = re.findall(r"(\S+-copy-to.json)", program.read_text())[0]
+        settings = json.loads(Path(settings_file).read_text())
+        (image,) = settings["images"].values()
+        image["derivations"] = dict.fromkeys(layers, slow)
+        (tmp_path / "settings.json").write_text(json.dumps(settings))
+        words = program.read_text().split()
+        words = [*words[words.index("exec") + 1 : words.index("\\")], tmp_path / "settings.json"]
+        process = self.start(*words, f"oci:{tmp_path}/layout:v1")
+        while not processes_with(mark):
+            assert process.poll() is None
+            time.sleep(0.05)
+        self.end(process, number)
+        deadline = time.monotonic() + 60
+        while processes_with(mark) or processes_with(slow):
+            assert time.monotonic() < deadline, processes_with(mark) + processes_with(slow)
+            time.sleep(0.05)

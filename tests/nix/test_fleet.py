@@ -10,7 +10,7 @@ import pytest
 
 from containers import PODMAN_RUN, podman
 from docker_registry import run_registry
-from nix import Image, Nix, run
+from nix import Image, Nix, attempt, run
 from served import with_store
 
 # Calls of buildImage; in the small package set, python3 comes with Debian's shared libraries.
@@ -121,6 +121,29 @@ class TestFleet:
                 there = registry.reference(f"team/{name}:v1")
                 done = run("skopeo", "inspect", "--raw", "--tls-verify=false", there)
                 assert json.loads(done.stdout) == image.manifest
+
+    def test_an_image_that_is_not_pushed_does_not_keep_the_others_back(self, nix, images, tmp_path):
+        program = nix.build(*nix.expression(fleet()), "-A", "copyTo").path / "bin" / "copy-to"
+        (tmp_path / "job:v1").write_text("no folder")
+        done = attempt(program, f"dir:{tmp_path}")
+        assert done.returncode == 1
+        assert f"copy-to: dir:{tmp_path}/job:v1: not pushed: " in done.stderr
+        pushed = {name: image.descriptor["digest"] for name, image in images.items()}
+        del pushed["job"]
+        assert dict(line.split() for line in done.stdout.splitlines()) == pushed
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            ([], "no destination: name one, as in copy-to docker://registry.example.org/team"),
+            (["example.org/team"], "example.org/team is no destination: write docker://"),
+        ],
+    )
+    def test_its_program_says_what_to_write(self, nix, words, told):
+        program = nix.build(*nix.expression(fleet()), "-A", "copyTo").path / "bin" / "copy-to"
+        done = attempt(program, *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"copy-to: {told}")
 
     def test_the_cache_has_what_another_machine_needs_to_push(self, nix, tmp_path):
         """It evaluates, and builds nothing."""

@@ -6,6 +6,12 @@
 }:
 let
   tools = pkgs.buildPackages;
+
+  # Build an image of derivations; the arguments are in build-image/image/arguments.nix
+  buildImage = import ./build-image/image/image.nix {
+    inherit tools;
+    inherit (pkgs.stdenv.hostPlatform) system;
+  };
 in
 {
   # The package set, for callers who leave the choice to this project
@@ -17,11 +23,7 @@ in
   # Build an image from package names: the program that a registry server calls
   nixery-build-image = import ./build-image { pkgs = tools; };
 
-  # Build an image of derivations; the arguments are in build-image/image/arguments.nix
-  buildImage = import ./build-image/image/image.nix {
-    inherit tools;
-    inherit (pkgs.stdenv.hostPlatform) system;
-  };
+  inherit buildImage;
 
   # Build images that share layers; the arguments are in build-image/image/fleet.nix
   buildImages = import ./build-image/image/fleet.nix {
@@ -31,6 +33,9 @@ in
 
   # Make one image of several for different platforms; the arguments are in build-image/image/index.nix
   buildIndex = import ./build-image/image/index.nix { inherit tools; };
+
+  # nixpkgs' dockerTools -> the same with layers of buildImage, for an overlay
+  dockerTools = import ./build-image/image/docker-tools.nix { inherit buildImage tools; };
 
   # Ready-made contents: binSh, usrBinEnv, caCertificates, fakeNss
   inherit (import ./build-image/image/essentials.nix { inherit pkgs; })

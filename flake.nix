@@ -42,6 +42,11 @@
       # The functions have one name, beside nixpkgs' dockerTools.
       overlays.default = final: _: programsOf final // { nixery = functionsOf final; };
 
+      # Images of other people's Nix code get these layers, too.
+      overlays.dockerTools = final: prev: {
+        dockerTools = (offersOf final).dockerTools prev.dockerTools;
+      };
+
       packages = forSystems (
         pkgs: programsOf pkgs // { default = (programsOf pkgs).nixery-build-image; }
       );

@@ -128,14 +128,14 @@ class _Package(NamedTuple):
     provides: str
 
 
-# A suite, and what follows it: its updates, or the next release.
+# A suite, and what follows it: its updates, or the next release. The newest come first; the charts
+# show the first.
 DEBIAN_SETS = (
-    ("bookworm", "bookworm-updated"),
     ("trixie", "trixie-updated"),
-    ("bullseye", "bullseye-updated"),
-    ("bullseye", "bookworm"),
-    ("bookworm", "trixie"),
+    ("forky", "sid"),
     ("trixie", "forky"),
+    ("bookworm", "bookworm-updated"),
+    ("bullseye", "bullseye-updated"),
 )
 
 

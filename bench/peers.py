@@ -1,34 +1,28 @@
 """The compared strategies for grouping store paths into layers: ours and those of others.
 
-Each strategy takes an image, a layer budget and a popularity table, and returns the layers as lists
-of store paths. A joint one takes all images of a fleet and returns the layers of each. The peers
+Each strategy takes images, a layer budget and a popularity table, and returns for each image its
+layers as lists of store paths, in the order in which they lie in the image, lowest first. The peers
 are implemented from their published descriptions; ties are broken by store path, so that the
 figures are reproducible.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from corpora import Corpus
 
-__all__ = ["OURS", "STRATEGIES", "TOGETHER", "Image", "Strategy", "with_constant"]
+__all__ = ["OURS", "STRATEGIES", "TOGETHER", "Image", "Program", "Strategy"]
 
-_program = importlib.util.spec_from_file_location(
-    "group_layers",
-    os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "group_layers.py"),
-)
-group_layers = importlib.util.module_from_spec(_program)
-_program.loader.exec_module(group_layers)
-
-
-# Each corpus that was met, by its identity, and the closure sizes that were needed so far.
-_closure_sizes: dict[int, tuple[Corpus, dict[str, int]]] = {}
+Layers = list[list[str]]
 
 
 class Image:
@@ -39,22 +33,36 @@ class Image:
 
     def __init__(self, corpus: Corpus, roots: list[str]) -> None:
         self.roots = roots
-        _, self.closure_sizes = _closure_sizes.setdefault(id(corpus), (corpus, {}))
         paths = sorted(corpus.closure(roots))
         self.sizes = {path: corpus.sizes[path] for path in paths}
         self.references = {
             path: [needed for needed in corpus.references[path] if needed != path] for path in paths
         }
 
-    def closure(self, path: str) -> set[str]:
-        """Return a path and all that it needs."""
-        found, waiting = {path}, [path]
-        while waiting:
-            for needed in self.references[waiting.pop()]:
-                if needed not in found:
-                    found.add(needed)
-                    waiting.append(needed)
-        return found
+    @cached_property
+    def closures(self) -> dict[str, set[str]]:
+        """Each path's closure: itself and all that it needs."""
+        closures: dict[str, set[str]] = {}
+        for path in reversed(self.dependents_first()):
+            needed = map(closures.__getitem__, self.references[path])
+            closures[path] = {path}.union(*needed)
+        return closures
+
+    def size(self, paths: Iterable[str]) -> int:
+        """Return the bytes of paths."""
+        return sum(map(self.sizes.__getitem__, paths))
+
+    def entries(self) -> list[dict]:
+        """Return the entries of the graph that Nix exports for this image."""
+        return [
+            {
+                "path": path,
+                "narSize": self.sizes[path],
+                "closureSize": self.size(self.closures[path]),
+                "references": self.references[path],
+            }
+            for path in self.sizes
+        ]
 
     def dependents_first(self) -> list[str]:
         """Return the paths such that each comes before those that it refers to."""
@@ -73,12 +81,12 @@ class Image:
         return order[::-1]
 
 
-def one_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+def one_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> Layers:
     """All paths in one layer: an image without layering."""
     return [list(image.sizes)]
 
 
-def popularity_contest(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+def popularity_contest(image: Image, budget: int, popularity: Mapping[str, int]) -> Layers:
     """The most popular paths get a layer each, the rest share the last one.
 
     dockerTools until 2025, and nix2container. A path is as popular as there are ways to it along
@@ -93,30 +101,26 @@ def popularity_contest(image: Image, budget: int, popularity: Mapping[str, int])
     return _first_alone(sorted(ways, key=lambda path: (-ways[path], path)), budget)
 
 
-def largest_paths(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
-    """The largest paths get a layer each, the rest share the last one."""
-    return _first_alone(sorted(image.sizes, key=lambda path: (-image.sizes[path], path)), budget)
-
-
-def _first_alone(ranked: list[str], budget: int) -> list[list[str]]:
+def _first_alone(ranked: list[str], budget: int) -> Layers:
     if len(ranked) <= budget:
         return [[path] for path in ranked]
     return [[path] for path in ranked[: budget - 1]] + [ranked[budget - 1 :]]
 
 
-def auto_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
+def auto_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> Layers:
     """Paths that the same large paths need share a layer; so many are large as the budget allows.
 
     dockerTools since 2025 (NixOS/nixpkgs#355189), and proposed for nix2container (#204).
 
     Starting with one group, the paths are declared large one after the other, by size, and each
-    group is split into what the new one needs, itself included, and what it does not need.
+    group is split into what the new one needs, itself included, and what it does not need. Layers
+    with small closures lie lowest.
     """
     group_of = dict.fromkeys(image.sizes, 0)
     members = [len(group_of)]
     groups = 1
     for large in sorted(image.sizes, key=lambda path: (image.sizes[path], path), reverse=True):
-        needed = image.closure(large)
+        needed = image.closures[large]
         taken: dict[int, int] = {}
         for path in needed:
             taken[group_of[path]] = taken.get(group_of[path], 0) + 1
@@ -134,70 +138,84 @@ def auto_layer(image: Image, budget: int, popularity: Mapping[str, int]) -> list
     layers: dict[int, list[str]] = {}
     for path, group in group_of.items():
         layers.setdefault(group, []).append(path)
-    return list(layers.values())
+
+    def closure_size(layer: list[str]) -> int:
+        return image.size(set().union(*map(image.closures.__getitem__, layer)))
+
+    return sorted(layers.values(), key=lambda layer: (closure_size(layer), layer))
 
 
-def nixery(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
-    """The decisions of Nixery's group-layers (2019), by `group_layers.py --strategy nixery`."""
-    return _ours(image, budget, popularity, "nixery")
+class Program:
+    """A group_layers.py of any version, run by its command line, which all versions have alike."""
 
+    def __init__(self, file: Path | str) -> None:
+        spec = importlib.util.spec_from_file_location("group_layers", file)
+        self.module: ModuleType = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.module)
 
-def reuse(image: Image, budget: int, popularity: Mapping[str, int]) -> list[list[str]]:
-    """The default of `group_layers.py`."""
-    return _ours(image, budget, popularity, "reuse")
-
-
-def _ours(
-    image: Image, budget: int, popularity: Mapping[str, int], strategy: str
-) -> list[list[str]]:
-    layers = group_layers.group(graph_of(image), budget, dict(popularity), strategy=strategy)
-    return [layer.contents for layer in layers]
-
-
-def plan_together(
-    images: Sequence[Image], budget: int, known: Sequence[list[list[str]]] = ()
-) -> list[list[list[str]]]:
-    """Plan images by `group_layers.group_fleet`; return the layers of each."""
-    graphs = {str(number): graph_of(image) for number, image in enumerate(images)}
-    fleet = group_layers.group_fleet(graphs, dict.fromkeys(graphs, budget), known)
-    return [[layer.contents for layer in fleet[name]] for name in graphs]
-
-
-def in_groups(size: Callable[[int], int]) -> Callable[..., list[list[list[str]]]]:
-    """Return a joint strategy that plans images in groups, whose size depends on their number."""
-
-    def plan(images: Sequence[Image], budget: int, _: object) -> list[list[list[str]]]:
-        step = size(len(images))
-        starts = range(0, len(images), step)
-        return [plan for n in starts for plan in plan_together(images[n : n + step], budget)]
-
-    return plan
-
-
-def one_by_one(images: Sequence[Image], budget: int, _: object) -> list[list[list[str]]]:
-    """Plan four fifths together, and the others each with the lock of those before it."""
-    plans = plan_together(images[: len(images) * 4 // 5], budget)
-    for image in images[len(plans) :]:
-        plans += plan_together([image], budget, plans)
-    return plans
-
-
-@lru_cache(maxsize=128)
-def graph_of(image: Image) -> group_layers.Graph:
-    """Return an image as Nix would export it; those of a fleet are kept for the next budget."""
-    for path in image.sizes.keys() - image.closure_sizes.keys():
-        image.closure_sizes[path] = sum(image.sizes[needed] for needed in image.closure(path))
-    entries = [
-        {
-            "path": path,
-            "narSize": image.sizes[path],
-            "closureSize": image.closure_sizes[path],
-            "references": image.references[path],
+    def plan(
+        self,
+        images: Sequence[Image],
+        budget: int,
+        popularity: Mapping[str, int] = {},
+        strategy: str | None = None,
+        known: Sequence[Layers] = (),
+        constants: Mapping[str, float] = {},
+    ) -> list[Layers]:
+        """Plan images together; return the layers of each. `constants` are factors by name."""
+        if not images:
+            return []
+        graphs = {str(number): image for number, image in enumerate(images)}
+        document = {name: image.entries() for name, image in graphs.items()}
+        document["exportReferencesGraph"] = {name: it.roots for name, it in graphs.items()}
+        plans = [[{"contents": layer} for layer in layers] for layers in known]
+        inputs = {
+            "--graph": document,
+            "--pop": dict(popularity),
+            "--known": {str(number): plan for number, plan in enumerate(plans)},
         }
-        for path in image.sizes
-    ]
-    document = {"exportReferencesGraph": {"graph": image.roots}, "graph": entries}
-    return group_layers.load_graph(json.dumps(document))
+        values = {name: getattr(self.module, name) for name in constants}
+        with tempfile.TemporaryDirectory(prefix="reuse-") as folder:
+            words = ["--budget", str(budget), "--out", f"{folder}/out"]
+            words += ["--strategy", strategy] if strategy else []
+            for flag, content in inputs.items():
+                if content:
+                    Path(folder, flag).write_text(json.dumps(content))
+                    words += [flag, f"{folder}/{flag}"]
+            try:
+                for name, value in values.items():
+                    setattr(self.module, name, type(value)(value * constants[name]))
+                status = self.module.main(words)
+            finally:
+                gc.enable()  # which a program that ends soon does without
+                for name, value in values.items():
+                    setattr(self.module, name, value)
+            if status:
+                raise AssertionError(f"{self.module.__file__}: exit status {status}")
+            planned = json.loads(Path(folder, "out").read_text())
+        return [[layer["contents"] for layer in planned[name]] for name in graphs]
+
+    def plan_alone(
+        self, image: Image, budget: int, popularity: Mapping[str, int], **more: object
+    ) -> Layers:
+        """Plan one image."""
+        return self.plan([image], budget, popularity, **more)[0]
+
+    def plan_together(self, images: Sequence[Image], budget: int, _: object) -> list[Layers]:
+        """Plan all images of a fleet at once."""
+        return self.plan(images, budget)
+
+    def plan_halves(self, images: Sequence[Image], budget: int, _: object) -> list[Layers]:
+        """Plan the first half of the images together, and the second."""
+        half = -(-len(images) // 2)
+        return self.plan(images[:half], budget) + self.plan(images[half:], budget)
+
+    def plan_one_by_one(self, images: Sequence[Image], budget: int, _: object) -> list[Layers]:
+        """Plan four fifths together, and the others each with the lock of those before it."""
+        plans = self.plan(images[: len(images) * 4 // 5], budget)
+        for image in images[len(plans) :]:
+            plans += self.plan([image], budget, known=plans)
+        return plans
 
 
 class Strategy(NamedTuple):
@@ -210,34 +228,21 @@ class Strategy(NamedTuple):
     joint: bool = False  # whether it is given all images of a fleet at once
 
 
-def with_constant(strategy: Strategy, name: str, factor: float) -> Strategy:
-    """Return our strategy with one of its constants multiplied."""
-    value = getattr(group_layers, name)
+OURS = "this project"
+TOGETHER = "planned together"
 
-    def group(*arguments: object) -> list:
-        setattr(group_layers, name, type(value)(value * factor))
-        try:
-            return strategy.group(*arguments)
-        finally:
-            setattr(group_layers, name, value)
-
-    return strategy._replace(name=f"{strategy.name}, {name} x {factor}", group=group)
-
-
-OURS = "reuse"
-TOGETHER = "together"
+_program = Program(Path(__file__).resolve().parent.parent / "group_layers.py")
+_nixery = partial(_program.plan_alone, strategy="nixery")
 
 STRATEGIES = (
     Strategy("one layer", one_layer, budgeted=False),
     Strategy("popularity contest", popularity_contest),
-    Strategy("largest paths", largest_paths),
-    Strategy("Nixery", nixery),
-    Strategy("Nixery, with a table", nixery, table=True),
+    Strategy("Nixery", _nixery),
+    Strategy("Nixery, with a table", _nixery, table=True),
     Strategy("auto-layer", auto_layer),
-    Strategy(f"{OURS}, with a table", reuse, table=True),
-    Strategy(OURS, reuse),
-    Strategy(f"{TOGETHER}, groups of ten", in_groups(lambda count: 10), joint=True),
-    Strategy(f"{TOGETHER}, two halves", in_groups(lambda count: -(-count // 2)), joint=True),
-    Strategy(f"{TOGETHER} 80 %, then one by one", one_by_one, joint=True),
-    Strategy(TOGETHER, in_groups(lambda count: count), joint=True),
+    Strategy(f"{OURS}, with a table", _program.plan_alone, table=True),
+    Strategy(OURS, _program.plan_alone),
+    Strategy("two halves", _program.plan_halves, joint=True),
+    Strategy("80 %, then one by one", _program.plan_one_by_one, joint=True),
+    Strategy(TOGETHER, _program.plan_together, joint=True),
 )

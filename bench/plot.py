@@ -1,158 +1,103 @@
-"""Draw line charts as SVG, with nothing but the standard library.
-
-Panels are side by side, with a logarithmic vertical axis and a linear or logarithmic horizontal
-one; each line is labeled at its end. The file is self-contained, and readable on light and dark
-backgrounds.
-"""
+"""Draw line charts as SVG that are readable on light and on dark pages."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping, Sequence
-from html import escape
-from math import ceil, floor, log, log10
 from typing import NamedTuple
 
 __all__ = ["Panel", "draw"]
 
-WIDTH, HEIGHT = 330, 330  # of the area that the lines are in
-LEFT, RIGHT, TOP, BOTTOM = 58, 222, 62, 52
-LINE_HEIGHT = 14
-
 # Hues of medium lightness, told apart with the usual color blindnesses; the dashes help further.
 # Blue is the project itself, in every chart.
-BOLD_COLORS = ("#1f5fc4", "#2f7de1")
-COLORS = ("#c2410c", "#b8860b", "#8b5cf6", "#7c3aed", "#0e8a6a", "#888888")
-DASHES = ("", "6 3", "2 3", "7 3 2 3")
+BOLD_COLORS = ("#2f7de1", "#5aa2f5", "#1f5fc4")
+COLORS = ("#d9620f", "#b8860b", "#8b5cf6", "#0e8a6a", "#888888")
+DASHES = ("--", ":", "-.", (0, (7, 2, 2, 2)), "--")
+INK = "#768390"  # between black on white and white on black
 
-STYLE = """
-    text { font: 12px system-ui, sans-serif; fill: #656d76 }
-    .title { font-weight: 600; font-size: 14px }
-    .axis { stroke: #8c959f; fill: none }
-    .grid { stroke: #8c959f; stroke-opacity: .25 }
-    @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }
-"""
+STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "",  # else names of parts differ in each run
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+    ),
+    "grid.color": INK,
+}
 
 
 class Panel(NamedTuple):
-    """One chart: points (x, y) of each line, y above zero."""
+    """One chart: points (x, y) of each line, y above zero; what y is, if not the same in all."""
 
     title: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
-
-
-class _Axis(NamedTuple):
-    """An axis that begins with the first tick and ends with the last."""
-
-    ticks: Sequence[float]
-    logarithmic: bool
-
-    def place(self, value: float) -> float:
-        """Return where a value is: at 0 the first tick, at 1 the last."""
-        first, last = self.ticks[0], self.ticks[-1]
-        if self.logarithmic:
-            return log(value / first) / (log(last / first) or 1)
-        return (value - first) / ((last - first) or 1)
-
-
-def _logarithmic_axis(values: Collection[float]) -> _Axis:
-    """Return an axis for values above zero, with the more ticks in a decade the fewer decades."""
-    low, high = min(values), max(values)
-    steps = (1, 1.2, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 3) if high / low < 1000 else (1,)
-    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
-    ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
-    first = max(tick for tick in ticks if tick <= low)
-    last = min(tick for tick in ticks if tick >= high)
-    return _Axis([tick for tick in ticks if first <= tick <= last], True)
+    y_label: str = ""
 
 
 def draw(
     panels: Sequence[Panel],
     title: str,
     x_label: str,
-    y_label: str,
+    y_label: str = "",
     bold: Collection[str] = (),
     logarithmic: bool = False,
 ) -> str:
-    """Return an SVG document with the panels side by side, all with the same axes.
+    """Return an SVG document with the panels side by side, the same bytes in each run.
 
-    The lines named in `bold` are drawn blue, broad and without dashes. With `logarithmic`, the
-    horizontal axis is logarithmic, too.
+    The vertical axes are logarithmic, with `logarithmic` the horizontal ones, too. Panels without a
+    label of their own have the same vertical axis. The lines named in `bold` are drawn blue, broad
+    and without dashes.
     """
-    points = [p for panel in panels for line in panel.lines.values() for p in line]
-    x_values = sorted({x for x, _ in points})
-    x_axis = _logarithmic_axis(x_values) if logarithmic else _Axis(x_values, False)
-    y_axis = _logarithmic_axis([y for _, y in points])
+    # Here, since tables can be had without it.
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    step = LEFT + WIDTH + RIGHT
-    total_width, total_height = step * len(panels), TOP + HEIGHT + BOTTOM
-
-    size = (
-        f'viewBox="0 0 {total_width} {total_height}" width="{total_width}" height="{total_height}"'
-    )
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
-        f"  <title>{escape(title)}</title>",
-        f"  <style>{STYLE}  </style>",
-        _text(LEFT, 20, title, "title"),
-    ]
-    for number, panel in enumerate(panels):
-        out.append(f'  <g transform="translate({number * step + LEFT} {TOP})">')
-        out += _axes(panel.title, x_axis, y_axis, x_label, y_label)
-        labels = []
-        for name, line in panel.lines.items():
-            alike = [other for other in names if (other in bold) == (name in bold)]
-            style = _stroke(alike.index(name), name in bold)
-            places = [(WIDTH * x_axis.place(x), HEIGHT * (1 - y_axis.place(y))) for x, y in line]
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-            out.append(f'    <polyline points="{path}" fill="none" {style}/>')
-            labels.append((places[-1][1], name, style))
-        out += _names_at_line_ends(labels)
-        out.append("  </g>")
-    return "\n".join([*out, "</svg>", ""])
-
-
-def _text(x: float, y: float, text: str, kind: str = "", more: str = "") -> str:
-    kind = f' class="{kind}"' if kind else ""
-    return f'  <text x="{x:.1f}" y="{y:.1f}"{kind}{more}>{escape(text)}</text>'
-
-
-def _stroke(number: int, bold: bool) -> str:
-    dash = "" if bold else DASHES[number % len(DASHES)]
-    width = 3.5 if bold else 2
-    dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    colors = BOLD_COLORS if bold else COLORS
-    return f'stroke="{colors[number % len(colors)]}" stroke-width="{width}"{dashes}'
-
-
-def _axes(title: str, x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> list[str]:
-    middle = ' text-anchor="middle"'
-    out = [_text(0, -14, title)]
-    for tick in y_axis.ticks:
-        y = HEIGHT * (1 - y_axis.place(tick))
-        out.append(f'    <line class="grid" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(_text(-8, y + 4, f"{tick:.10g}", more=' text-anchor="end"'))
-    out.append(f'    <path class="axis" d="M0 0V{HEIGHT}H{WIDTH}"/>')
-    for tick in x_axis.ticks:
-        x = WIDTH * x_axis.place(tick)
-        out.append(
-            f'    <line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT}" y2="{HEIGHT + 4}"/>'
+    with pyplot.rc_context(STYLE):
+        size = 4.2 * len(panels) + 2.6, 4.2
+        shared = not any(panel.y_label for panel in panels)
+        figure, axes = pyplot.subplots(
+            1, len(panels), figsize=size, sharey=shared, squeeze=False, layout="constrained"
         )
-        out.append(_text(x, HEIGHT + 18, f"{tick:.10g}", more=middle))
-    out.append(_text(WIDTH / 2, HEIGHT + 38, x_label, more=middle))
-    turned = f' transform="rotate(-90 -40 {HEIGHT / 2})"{middle}'
-    out.append(_text(-40, HEIGHT / 2, y_label, more=turned))
-    return out
+        for panel, axis in zip(panels, axes[0]):
+            for name, line in panel.lines.items():
+                alike = [other for other in names if (other in bold) == (name in bold)]
+                style = _style(alike.index(name), name in bold)
+                axis.plot(*zip(*line), label=name, **style)
+            axis.set_title(panel.title, fontsize=11)
+            axis.set_xlabel(x_label)
+            axis.set_ylabel(panel.y_label or y_label)
+            axis.set_yscale("log")
+            if logarithmic:
+                axis.set_xscale("log")
+            else:
+                axis.set_xticks(sorted({x for line in panel.lines.values() for x, _ in line}))
+                axis.tick_params(axis="x", labelsize=8)
+            for logarithmic_axis in (axis.yaxis, *([axis.xaxis] if logarithmic else ())):
+                logarithmic_axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                logarithmic_axis.set_major_formatter(StrMethodFormatter("{x:.10g}"))
+                logarithmic_axis.set_minor_formatter(NullFormatter())
+        figure.suptitle(title, fontsize=13, fontweight="bold")
+        # In the order in which the lines end, the uppermost first
+        ends = {line.get_label(): line for line in axes[0][-1].get_lines()}
+        order = sorted(ends.values(), key=lambda line: -line.get_ydata()[-1])
+        figure.legend(handles=order, loc="outside right center")
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        pyplot.close(figure)
+    return stream.getvalue()
 
 
-def _names_at_line_ends(labels: list[tuple[float, str, str]]) -> list[str]:
-    """Name the lines from the lowest up, each at its end or as little above it as there is room."""
-    out = []
-    free = float(HEIGHT)
-    for end, name, style in sorted(labels, key=lambda label: -label[0]):
-        y = min(end, free)
-        free = y - LINE_HEIGHT
-        out.append(
-            f'    <path d="M{WIDTH + 2} {end:.1f}L{WIDTH + 14} {y:.1f}h10" fill="none" {style}/>'
-        )
-        out.append(_text(WIDTH + 28, y + 4, name))
-    return out
+def _style(number: int, bold: bool) -> dict:
+    if bold:
+        return {"color": BOLD_COLORS[number % len(BOLD_COLORS)], "linewidth": 3}
+    style = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
+    return {"color": style[0], "linestyle": style[1], "linewidth": 2}

@@ -15,7 +15,7 @@ import os
 import sys
 
 from attributes import read_attributes, read_json, write_json
-from oci import blob_path, digest_of
+from oci import blob_path, digest_of, qualify
 
 
 def read_documents(folder: str) -> dict[str, bytes]:
@@ -39,26 +39,6 @@ def find_manifest(top: dict, architecture: str, documents: dict[str, bytes]) -> 
         if descriptor["platform"]["architecture"] == architecture
     )
     return json.loads(by_digest[wanted])
-
-
-def qualify(name: str) -> str:
-    """Return an image's name with the registry and the folder that docker adds to short names.
-
-    containerd, and docker where containerd stores its images, takes the name of an OCI archive as
-    it is, but looks for the qualified one. The rules are those of distribution/reference,
-    normalize.go.
-
-    >>> qualify("notes"), qualify("team/notes"), qualify("docker.io/notes")
-    ('docker.io/library/notes', 'docker.io/team/notes', 'docker.io/library/notes')
-    >>> qualify("localhost/notes"), qualify("registry:5000/notes"), qualify("example.org/a/b")
-    ('localhost/notes', 'registry:5000/notes', 'example.org/a/b')
-    """
-    registry, slash, rest = name.partition("/")
-    if not slash or not (registry == "localhost" or "." in registry or ":" in registry):
-        registry, rest = "docker.io", name
-    if registry in ("docker.io", "index.docker.io"):
-        registry, rest = "docker.io", rest if "/" in rest else f"library/{rest}"
-    return f"{registry}/{rest}"
 
 
 def main() -> None:

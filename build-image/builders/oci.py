@@ -30,3 +30,23 @@ def digest_of(data: bytes) -> str:
 def blob_path(layout: str, digest: str) -> str:
     """Return the path in an OCI image layout of the blob with that digest."""
     return os.path.join(layout, "blobs", *digest.split(":", 1))
+
+
+def qualify(name: str) -> str:
+    """Return an image's name with the registry and the folder that docker adds to short names.
+
+    containerd, and docker where containerd stores its images, takes the name of an OCI archive as
+    it is, but looks for the qualified one. The rules are those of distribution/reference,
+    normalize.go.
+
+    >>> qualify("notes"), qualify("team/notes"), qualify("docker.io/notes")
+    ('docker.io/library/notes', 'docker.io/team/notes', 'docker.io/library/notes')
+    >>> qualify("localhost/notes"), qualify("registry:5000/notes"), qualify("example.org/a/b")
+    ('localhost/notes', 'registry:5000/notes', 'example.org/a/b')
+    """
+    registry, slash, rest = name.partition("/")
+    if not slash or not (registry == "localhost" or "." in registry or ":" in registry):
+        registry, rest = "docker.io", name
+    if registry in ("docker.io", "index.docker.io"):
+        registry, rest = "docker.io", rest if "/" in rest else f"library/{rest}"
+    return f"{registry}/{rest}"

@@ -5,7 +5,7 @@
   name,
   # The module whose `main` it calls
   module,
-  # A folder with that module and those that it imports
+  # A folder with that module and those that it imports, also in folders of it
   source,
 }@attributes:
 build (attributes // { python = "${tools.python3}/bin/python3"; })

@@ -34,9 +34,10 @@ def main() -> None:
     os.makedirs(lib)
     os.makedirs(os.path.dirname(command))
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    for name in os.listdir(attributes["source"]):
-        copy = shutil.copyfile(os.path.join(attributes["source"], name), os.path.join(lib, name))
-        py_compile.compile(copy, doraise=True, invalidation_mode=unchecked)
+    for folder, _, names in os.walk(attributes["source"]):
+        for name in names:
+            copy = shutil.copyfile(os.path.join(folder, name), os.path.join(lib, name))
+            py_compile.compile(copy, doraise=True, invalidation_mode=unchecked)
     with open(command, "w", encoding="utf-8") as file:
         file.write(COMMAND.format(python=attributes["python"], lib=lib, module=module))
     os.chmod(command, 0o755)

@@ -18,8 +18,6 @@
   architecture,
 }:
 let
-  inherit (builtins) concatStringsSep;
-
   # For store names
   shortName = builtins.substring 0 100 (baseNameOf name);
 
@@ -30,39 +28,34 @@ let
     blobs = packed;
   };
 
-  archiveCommand = [
-    "${tools.gnutar}/bin/tar"
-    "--create"
-    "--format=gnu"
-    "--dereference"
-    "--sort=name"
-    "--mtime=@1"
-    "--owner=root:0"
-    "--group=root:0"
-    # Folders in the store are read-only: users other than root could not unpack files into them.
-    "--mode=u+w"
-    "--warning=no-file-changed"
-    "--directory=${layout}"
-    "oci-layout"
-    "index.json"
-    "manifest.json"
-    "blobs"
-  ];
+  # A program of ../programs, byte-compiled, with those modules of other folders that it imports
+  packageProgram =
+    module: imported:
+    let
+      name = builtins.replaceStrings [ "_" ] [ "-" ] module;
+      taken = [
+        "builders"
+        "programs"
+        "${module}.py"
+      ]
+      ++ imported;
+      package = builders.package_program {
+        inherit name module;
+        source = builtins.path {
+          name = "source";
+          path = ./..;
+          filter = path: _: builtins.elem (baseNameOf path) taken;
+        };
+      };
+    in
+    "${package}/bin/${name}";
 
-  # A script that writes the archive to standard output. tar's status is 1 if a file's inode changed
-  # meanwhile, as in pack_layer.py, but also if a blob has been collected before tar came to it.
   stream = tools.writeShellScript "stream-${shortName}" ''
-    ${concatStringsSep " " archiveCommand} || {
-      status=$?
-      ((status == 1)) || exit $status
-      for blob in ${layout}/blobs/sha256/*; do [[ -e $blob ]] || exit 1; done
-    }
+    exec ${packageProgram "stream_image" [ "oci.py" ]} ${tools.gnutar}/bin/tar ${layout} "$@"
   '';
 in
 {
-  inherit layout;
-
-  inherit stream;
+  inherit layout stream;
 
   # The image as one file: an OCI archive that `docker load` reads, too.
   archive = builders.capture_output {

@@ -9,10 +9,12 @@ Ours does the same with each, or says in one sentence what to write instead.
 from __future__ import annotations
 
 import json
+import tarfile
 
 import pytest
 
-from nix import Image
+from containers import PODMAN_RUN, podman
+from nix import Image, attempt, run
 
 ONE = '(pkgs.writeTextDir "share/one" "one")'
 TWO = '(pkgs.writeTextDir "share/two" "two")'
@@ -170,3 +172,153 @@ def test_image_can_be_built_upon_with_its_arguments_changed(nix):
     changed = call + '.override { extraCommands = "touch more"; }'
     image = Image(nix.build(*nix.expression(changed)).path)
     assert {"share/one", "more"} <= set(image.tree)
+
+
+# What stands for nixpkgs' set: functions that return what they are called with
+THEIRS = """{
+  pullImage = "theirs";
+  buildLayeredImage = throw "theirs";
+  streamLayeredImage = throw "theirs";
+  buildLayeredImageWithNixDb = throw "theirs";
+  buildImage = arguments: arguments.fromImage;
+  mergeImages = images: builtins.head images;
+}"""
+BASE = f'buildLayeredImage {{ name = "base"; tag = "v1"; contents = {ONE}; }}'
+
+
+class TestInPlaceOfNixpkgs:
+    """The overlay: other people's calls, with results of the same shape."""
+
+    def build(self, nix, text: str):
+        return nix.build(*nix.expression(f"with dockerTools {THEIRS}; {text}")).path
+
+    def evaluate(self, nix, text: str):
+        return nix.evaluate(f"with dockerTools {THEIRS}; {text}")
+
+    def test_build_layered_image_is_a_file_to_load(self, nix, short_folder):
+        call = """{
+          name = "Team/Notes";
+          tag = "V1";
+          contents = [ binSh ];
+          config.Cmd = [ "/bin/sh" "-c" "echo loaded" ];
+        }"""
+        file = self.build(nix, f"buildLayeredImage {call}")
+        assert file.is_file() and file.name.endswith("-notes.tar")
+        podman(short_folder, "load", "--quiet", "--input", file)
+        ran = podman(short_folder, "run", *PODMAN_RUN, "--pull=never", "team/notes:V1")
+        assert ran.stdout == "loaded\n"
+
+    def test_stream_layered_image_is_a_script_that_writes_that_file(self, nix):
+        both = f"[ ({BASE}) ({BASE}).stream (stream{BASE.removeprefix('build')}) ]"
+        file, of_file, script = nix.build(
+            *nix.expression(f"with dockerTools {THEIRS}; {both}")
+        ).paths
+        assert of_file == script
+        assert run(script, text=False).stdout == file.read_bytes()
+
+    def test_results_have_the_attributes_of_nixpkgs(self, nix):
+        call = f"""{{
+          name = "Notes";
+          contents = {ONE};
+          meta.description = "notes";
+          passthru.mine = 1;
+        }}"""
+        for function, is_script in ("buildLayeredImage", False), ("streamLayeredImage", True):
+            found = self.evaluate(
+                nix,
+                f"""let image = {function} {call}; in {{
+                  inherit (image) imageName meta mine isExe type;
+                  tagged = image.imageTag == image.passthru.imageTag;
+                  override = (image.override {{ tag = "2"; }}).imageTag;
+                  same = (image.override (old: {{ inherit (old) name; }})).drvPath == image.drvPath;
+                }}""",
+            )
+            assert found == {
+                "imageName": "notes",
+                "meta": {"description": "notes"},
+                "mine": 1,
+                "isExe": is_script,
+                "type": "derivation",
+                "tagged": True,
+                "override": "2",
+                "same": True,
+            }
+
+    def test_all_else_stays(self, nix):
+        assert self.evaluate(nix, "pullImage") == "theirs"
+
+    def test_the_variant_with_a_database_has_one(self, nix):
+        text = f'buildLayeredImageWithNixDb {{ name = "image"; contents = {ONE}; }}'
+        image = Image(self.build(nix, f"({text}).image"))
+        assert "nix/var/nix/db/db.sqlite" in image.tree
+
+    @pytest.mark.parametrize("base", [f"({BASE})", f"(stream{BASE.removeprefix('build')})"])
+    def test_images_are_built_upon_each_other(self, nix, base):
+        upper = f'buildLayeredImage {{ name = "upper"; fromImage = {base}; contents = {TWO}; }}'
+        lower, image = (
+            Image(self.build(nix, f"({BASE}).image")),
+            self.build(nix, f"({upper}).image"),
+        )
+        assert Image(image).digests[: len(lower.digests)] == lower.digests
+        assert {"share/one", "share/two"} <= set(Image(image).tree)
+
+    @pytest.mark.parametrize(
+        "call", [f"buildImage {{ fromImage = {BASE}; }}", f"mergeImages [ ({BASE}) ]"]
+    )
+    def test_functions_of_nixpkgs_get_an_archive_of_the_kind_that_they_read(self, nix, call):
+        """They take a layer's digest for its diff id, and look for `*/layer.tar`."""
+        lower = Image(self.build(nix, f"({BASE}).image"))
+        with tarfile.open(self.build(nix, call)) as archive:
+            (manifest,) = json.load(archive.extractfile("manifest.json"))
+            names = archive.getnames()
+            digests = [name.removesuffix(".tar") for name in manifest["Layers"]]
+        assert manifest["RepoTags"] == ["docker.io/library/base:v1"]
+        assert [f"sha256:{digest}" for digest in digests] == lower.config["rootfs"]["diff_ids"]
+        assert len([name for name in names if name.endswith("/layer.tar")]) == len(digests)
+        assert "index.json" not in names
+
+
+class TestNameGivenToTheScript:
+    """`--repo_tag`, as the script of dockerTools.streamLayeredImage takes it."""
+
+    @pytest.fixture
+    def script(self, nix):
+        return nix.build_image(f'{{ name = "notes"; tag = "1"; contents = {ONE}; }}', "stream").path
+
+    @pytest.mark.parametrize("words", [["--repo_tag", "{}"], ["--repo_tag={}"], ["-t", "{}"]])
+    def test_is_the_image_s_in_all_that_loads_it(self, script, tmp_path, words):
+        reference = "localhost:5000/team/other.notes:2"
+        (tmp_path / "archive.tar").write_bytes(
+            run(script, *(word.format(reference) for word in words), text=False).stdout
+        )
+        with tarfile.open(tmp_path / "archive.tar") as archive:
+            (manifest,) = json.load(archive.extractfile("manifest.json"))
+            (index,) = json.load(archive.extractfile("index.json"))["manifests"]
+        assert manifest["RepoTags"] == [reference]
+        assert index["annotations"] == {
+            "io.containerd.image.name": reference,
+            "org.opencontainers.image.ref.name": "2",
+        }
+        plain = run(script, text=False).stdout
+        with tarfile.open(tmp_path / "archive.tar") as archive:
+            named = archive.getnames()
+        (tmp_path / "plain.tar").write_bytes(plain)
+        with tarfile.open(tmp_path / "plain.tar") as archive:
+            assert archive.getnames() == named
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["--repo_tag", "notes"], "'notes' is no name and tag such as team/notes:2"),
+            (["--repo_tag", "Notes:2"], "'Notes:2' is no name and tag"),
+            (["--repo_tag"], "expected one argument"),
+            (["notes:2"], "unrecognized arguments: notes:2"),
+            (["--unknown"], "unrecognized arguments: --unknown"),
+        ],
+    )
+    def test_all_other_words_are_refused(self, script, words, told):
+        done = attempt(script, *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("stream: ") and told in line
+        assert line.endswith(": write --repo_tag NAME:TAG, or nothing")

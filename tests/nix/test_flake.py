@@ -36,7 +36,8 @@ def test_every_output_can_be_shown_and_checked_with_a_set_that_has_no_developers
     shown = json.loads(flake("flake", "show", "--json", f"path:{checkout}", *given))
     programs = {"default", "group-layers", "nixery-build-image"}
     assert set(shown["packages"]["x86_64-linux"]) == programs
-    assert shown["overlays"] == {"default": {"type": "nixpkgs-overlay"}}
+    overlay = {"type": "nixpkgs-overlay"}
+    assert shown["overlays"] == {"default": overlay, "dockerTools": overlay}
     flake("flake", "check", f"path:{checkout}", *given)
 
 
@@ -45,7 +46,8 @@ def test_functions_are_those_of_the_default_nix(nix, checkout):
     names = ["--apply", "builtins.attrNames", "--json"]
     offered = json.loads(flake("eval", f"path:{checkout}#lib.x86_64-linux", *names, *given))
     here = set(nix.evaluate("builtins.attrNames nixery"))
-    assert set(offered) == here - {"group-layers", "nixery-build-image", "pkgs", "tests"}
+    absent = {"dockerTools", "group-layers", "nixery-build-image", "pkgs", "tests"}
+    assert set(offered) == here - absent
 
 
 def test_pure_evaluation_gives_the_wrapper_and_the_grouping_program(nix, checkout):
@@ -111,6 +113,45 @@ def test_overlay_offers_the_programs_and_the_functions(nix, checkout, tmp_path):
     (built,) = json.loads(flake(*command))
     tree = Image(Path(built["outputs"]["out"])).tree
     assert {"bin/hello", "bin/group-layers", "bin/sh"} <= set(tree)
+
+
+def test_overlay_gives_other_people_s_images_these_layers(nix, checkout, tmp_path):
+    (tmp_path / "flake.nix").write_text(
+        f"""{{
+          inputs.nixpkgs.url = "path:{nix.package_set}";
+          inputs.nixery.url = "path:{checkout}";
+          inputs.nixery.inputs.nixpkgs.follows = "nixpkgs";
+          outputs = {{ nixpkgs, nixery, ... }}:
+            let
+              pkgs = import nixpkgs {{
+                system = "x86_64-linux";
+                overlays = [
+                  (_: _: {{ dockerTools.streamLayeredImage = throw "nixpkgs' own"; }})
+                  nixery.overlays.dockerTools
+                ];
+              }};
+            in {{
+              packages.x86_64-linux.image = pkgs.dockerTools.streamLayeredImage {{
+                name = "hello";
+                tag = "latest";
+                contents = [ pkgs.hello ];
+                config.Cmd = [ "hello" ];
+              }};
+            }};
+        }}"""
+    )
+    (built,) = json.loads(flake("build", "--no-link", "--json", f"path:{tmp_path}#image"))
+    (tmp_path / "hello.tar").write_bytes(run(built["outputs"]["out"], text=False).stdout)
+    run(
+        "skopeo",
+        "--insecure-policy",
+        "copy",
+        f"oci-archive:{tmp_path}/hello.tar",
+        f"oci:{tmp_path}/o",
+    )
+    expected = nix.image('{ tag = "latest"; contents = [ pkgs.hello ]; config.Cmd = [ "hello" ]; }')
+    found = json.loads((tmp_path / "o" / "index.json").read_bytes())["manifests"][0]
+    assert found["digest"] == expected.descriptor["digest"]
 
 
 def test_the_example_of_a_fleet(nix, checkout, tmp_path, short_folder):

@@ -119,6 +119,9 @@ in
       meta.mainProgram = name;
     };
 
+  # For an overlay to put functions into
+  dockerTools = { };
+
   stdenv = {
     hostPlatform = platform hostSystem;
     buildPlatform = platform buildSystem;

@@ -73,19 +73,33 @@ def figures(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str
 
 def test_a_layer_for_each_path_is_enough_to_move_no_byte_twice(files: tuple[str, str]) -> None:
     old, new = map(corpora.read_corpus, files)
-    cases = [reuse.Case(NAMED[name], 4) for name in ("reuse", "together")]
-    alone, together = reuse.measure(old, new, cases, images=9)
-    assert alone == (1, 1, 1, 1, 1, 1, 0)
-    assert together == (1, 1, None, None, 1, 1, 0)
+    each = peers.Strategy("each alone", lambda image, *_: [[path] for path in image.sizes])
+    (row,) = reuse.measure(old, new, [reuse.Case(each, 6)], images=9)
+    assert (row.fleet, row.share, row.join) == (1, 1, 0)
+    assert (row.update, row.rollout, row.fleet_update, row.fleet_rollout) == (1, 1, 1, 1)
+    assert (row.touch, row.edit, row.edit_max) == (0, 0.1, 0.1)
+    assert (row.library, row.library_max) == (0.16, 0.16)
 
 
 def test_one_layer_moves_everything_again(figures: dict[str, reuse.Figures]) -> None:
     row = figures["one layer"]
-    assert row.fleet == pytest.approx((1110 + 1120) / 1130)
+    assert row.fleet == row.chain_fleet == pytest.approx((1110 + 1120) / 1130)
     assert row.share == 0
-    assert row.update == pytest.approx((1110 + 1120) / (110 + 120))
+    assert row.update == row.chain_update == pytest.approx((1110 + 1120) / (110 + 120))
     assert row.rollout == pytest.approx((1110 + 1120) / (100 + 10 + 20))
     assert (row.fleet_update, row.fleet_rollout) == (row.update, row.rollout)
+    assert row.layers == 1
+    assert row.edit == row.library == row.chain_edit == row.chain_library
+    # An application and its library stand on one program or on both.
+    assert 0.16111 < row.edit < row.edit_max == pytest.approx(0.16113)
+
+
+def test_a_year_is_a_pull_and_twelve_updates_and_250_edits(
+    figures: dict[str, reuse.Figures],
+) -> None:
+    """Each moves one layer, which counts as a megabyte more."""
+    row = figures["one layer"]
+    assert row.year == pytest.approx(1.001115 + 12 * 1.001115 + 250 * (1 + row.edit))
 
 
 def test_popularity_contest(figures: dict[str, reuse.Figures]) -> None:
@@ -99,27 +113,49 @@ def test_popularity_contest(figures: dict[str, reuse.Figures]) -> None:
     assert row.rollout == pytest.approx((1000 + 110 + 120) / (100 + 10 + 20))
 
 
-@pytest.mark.parametrize("strategy", ["largest paths", "auto-layer", "reuse"])
-def test_the_large_tool_apart(figures: dict[str, reuse.Figures], strategy: str) -> None:
-    row = figures[strategy]
+def test_the_large_tool_apart(figures: dict[str, reuse.Figures]) -> None:
+    row = figures["auto-layer"]
     assert row.fleet == pytest.approx((1000 + 110 + 120) / 1130)
     assert row.share == pytest.approx(1000 / 1100)
     assert row.update == 1
     assert row.rollout == pytest.approx((110 + 120) / (100 + 10 + 20))
 
 
-def test_together_both_images_share_what_both_have(figures: dict[str, reuse.Figures]) -> None:
-    """Library and tool share a layer, which an update of the library changes. One image alone has
-    the tool apart, so both of its layers change when the other one joins it.
-    """
-    row = figures["together"]
-    assert (row.fleet, row.share, row.update) == (1, 1, None)
-    assert row.fleet_update == pytest.approx((1110 + 1120) / (110 + 120))
-    assert row.fleet_rollout == pytest.approx((1100 + 10 + 20) / (100 + 10 + 20))
-    assert row.join == 1
-    assert figures["together, groups of ten"] == row
-    halves = figures["reuse"]._replace(update=None, rollout=None)
-    assert figures["together, two halves"] == halves
+def test_joint_strategies_have_no_figures_of_single_images(
+    figures: dict[str, reuse.Figures],
+) -> None:
+    row = figures["planned together"]
+    assert (row.update, row.rollout, row.edit, row.year) == (None,) * 4
+    assert row.fleet_update
+    assert figures["this project"].join == 0
+
+
+APPLICATION, ITS_LIBRARY = store_path("y", "own-1"), store_path("z", "lib-1")
+
+
+def test_an_edit_moves_the_layers_that_hold_what_changes() -> None:
+    """Below an application of 100 bytes: its library of 60, in a layer with a tool of 1000."""
+    references = {APPLICATION: [ITS_LIBRARY, TOOL], ITS_LIBRARY: [TOOL], TOOL: []}
+    sizes = {APPLICATION: 100, ITS_LIBRARY: 60, TOOL: 1000}
+    touched = reuse.Touched(corpora.Corpus("", sizes, references, {}, {}), sizes)
+    plan = {frozenset([TOOL, ITS_LIBRARY]): 1060, frozenset([APPLICATION]): 100}
+    found = reuse.of_applications([plan], [(APPLICATION, ITS_LIBRARY)], touched)
+    assert found["layers"] == 2
+    assert found["edit"] == found["chain_edit"] == 100 / 1e6
+    assert found["library"] == found["chain_library"] == 1160 / 1e6
+    # The tool changes with itself, the library with two paths, the application with all three.
+    each_alone = 1000 + 2 * 60 + 3 * 100
+    assert found["touch"] == pytest.approx((2 * 1060 + 3 * 100) / each_alone - 1)
+
+
+def test_a_chain_is_lost_above_the_first_layer_that_differs() -> None:
+    a, b, c, d = (frozenset([letter]) for letter in "abcd")
+    old, new = {a: 1, b: 20, c: 300}, {a: 1, d: 4000, c: 300}
+    assert reuse.moved_above(old, new) == 4300
+    assert reuse.moved_above(old, old) == 0
+    assert reuse.moved_above({}, old) == 321
+    assert reuse.moved_in_chains([old, new, old]) == 4621
+    assert reuse.moved_in_chains([old, {c: 300, b: 20, a: 1}]) == 642
 
 
 def test_auto_layer_joins_what_the_same_large_paths_need() -> None:
@@ -130,7 +166,8 @@ def test_auto_layer_joins_what_the_same_large_paths_need() -> None:
     sizes = {"top": 1, "x": 1000, "y": 900, "both": 10, "only-x": 10}
     corpus = corpora.Corpus("", sizes, references, {"top": ["top"]}, {})
     layers = peers.auto_layer(peers.Image(corpus, ["top"]), 4, {})
-    assert sorted(map(sorted, layers)) == [["both"], ["only-x", "x"], ["top"], ["y"]]
+    # In the order of their closures
+    assert [*map(sorted, layers)] == [["both"], ["y"], ["only-x", "x"], ["top"]]
 
 
 def test_popularity_counts_the_ways_to_a_path() -> None:
@@ -225,35 +262,44 @@ def test_both_forms_of_nix_path_info() -> None:
 
 
 def test_the_command_writes_tables_and_draws_a_plot(files: tuple[str, str], tmp_path: Path) -> None:
+    program = BENCH.parent / "group_layers.py"
+
     def run(hash_seed: str) -> tuple[str, str, bytes]:
-        plot, tables = tmp_path / "plot.svg", tmp_path / "tables.md"
-        command = [BENCH / "reuse.py", "--corpus", *files, "--budgets", "2,3", "--constants"]
+        command = [BENCH / "reuse.py", "--corpus", *files, "--budgets", "2,3", "--images", "9"]
+        command += ["--program", program, "--constants", "NIXERY_LARGE", "--write", tmp_path]
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         done = subprocess.run(
-            [sys.executable, *command, "--write", tables, "--plot", plot],
+            [sys.executable, *command],
             **{"check": True, "env": environment, "capture_output": True, "text": True},
         )
-        return done.stdout, tables.read_text(), plot.read_bytes()
+        results, chart = tmp_path / "results.md", tmp_path / "reuse.svg"
+        return done.stdout, results.read_text(), chart.read_bytes()
 
     printed, written, drawn = run("1")
     assert (printed, written, drawn) == run("2")
     assert printed.strip() in written
-    rows = [line for line in printed.splitlines() if line.startswith("| ")]
-    budgeted = [s for s in peers.STRATEGIES if s.budgeted]
-    alone = {s.name for s in budgeted if not s.joint}
-    compared = 1 + len(peers.STRATEGIES) + len(budgeted)
-    assert len(rows) == compared + 1 + 2 * (3 + 2 * len(reuse.CONSTANTS))
+    rows = [line.split(" | ")[1:] for line in printed.splitlines() if line.startswith("| 2 ")]
+    figures = {name: others for name, *others in rows}
+    assert figures["**this project**"] == figures["group_layers"]
+    assert figures["**planned together**"] == figures["group_layers, together"]
+    assert {"half `NIXERY_LARGE`", "twice `NIXERY_LARGE`"} <= figures.keys()
     texts = {element.text for element in ElementTree.fromstring(drawn).iter()}
-    assert alone <= texts
+    assert set(reuse.KNOWN_AS.values()) <= texts
+
+
+def test_a_strategy_that_there_is_not_is_named(capsys: pytest.CaptureFixture) -> None:
+    assert reuse.main(["--only", "auto-layer,reuse"]) == 2
+    assert "--only: reuse: write one of: one layer, " in capsys.readouterr().err
 
 
 def test_a_constant_is_varied_for_one_plan_and_put_back(files: tuple[str, str]) -> None:
     image = peers.Image(corpora.read_corpus(files[0]), [FIRST])
-    ours = NAMED["reuse"]
-    changed = peers.with_constant(ours, "DETAILED", 1 / peers.group_layers.DETAILED)
-    before = ours.group(image, 3, {})
-    assert len(changed.group(image, 3, {})) == 1 < len(before)
-    assert ours.group(image, 3, {}) == before
+    nixery = NAMED["Nixery"]
+    before = nixery.group(image, 3, {})
+    # With a hundredth of a kilobyte, each closure is a large one.
+    changed = nixery.group(image, 3, {}, constants={"NIXERY_LARGE": 1e-7})
+    assert len(changed) == 3 > len(before)
+    assert nixery.group(image, 3, {}) == before
 
 
 @pytest.mark.parametrize(

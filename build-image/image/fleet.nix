@@ -81,6 +81,9 @@ let
         inherit (image) documents packed;
       }) built;
     };
+    # Where copyTo pushes to -> what names exactly each image there
+    reference =
+      registry: mapAttrs (_: image: image.reference "${registry}/${image.imageName}") built;
     # What other machines need besides the packages to get all images without building anything
     cache = tools.writeText "fleet-cache" (
       concatStringsSep "\n" (

@@ -260,7 +260,12 @@ outputs.layout
   inherit documents packed architecture;
   platform = "linux/${architecture}${if variant == "" then "" else "/${variant}"}";
 
-  inherit (outputs) archive stream copyTo;
+  inherit (outputs)
+    archive
+    stream
+    copyTo
+    reference
+    ;
 
   # What other machines need besides the packages to get this image without building anything, and
   # the next one without packing shared layers: copy its closure to a binary cache.

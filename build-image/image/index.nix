@@ -81,7 +81,12 @@ outputs.layout
 // {
   inherit documents images imageTag answer;
   imageName = named.name;
-  inherit (outputs) archive stream copyTo;
+  inherit (outputs)
+    archive
+    stream
+    copyTo
+    reference
+    ;
 
   # What other machines need besides the packages, as for an image
   cache = tools.writeText "index-cache" (

@@ -57,6 +57,22 @@ in
 {
   inherit layout stream;
 
+  # Where the image has been pushed to, or will be -> what names exactly this image there. By import
+  # from derivation: reading the manifest needs the layers' descriptions, but no layer.
+  reference =
+    repository:
+    let
+      part = "[a-z0-9]+((\\.|_|__|-+)[a-z0-9]+)*";
+      isRepository =
+        builtins.isString repository
+        && builtins.match "([a-z0-9.-]+(:[0-9]+)?/)?${part}(/${part})*" repository != null;
+      manifest = builtins.readFile "${documents}/manifest.json";
+    in
+    if isRepository then
+      "${repository}@sha256:${builtins.hashString "sha256" manifest}"
+    else
+      throw "reference takes a name in a registry without a tag, such as \"registry.example.org/team/app\", not ${builtins.toJSON repository}";
+
   # The image as one file: an OCI archive that `docker load` reads, too.
   archive = builders.capture_output {
     name = "${shortName}.tar";

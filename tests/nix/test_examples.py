@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from containers import PODMAN_RUN, Container, podman
+from docker_registry import run_registry
 from nix import ROOT, Image, Nix, run
 
 EXAMPLES = sorted(file.stem for file in (ROOT / "examples").glob("*.nix"))
@@ -234,6 +235,34 @@ def with_scripts(nix: Nix) -> tuple[str, str, str]:
     script = f'prev.writeShellScriptBin "hello" "echo ${{{system}}}"'
     overlay = f"(_: prev: {{ hello = {script}; }})"
     return "--arg", "pkgs", f"import {nix.package_set} {{ overlays = [ {overlay} ]; }}"
+
+
+def test_kubernetes(build: Callable[..., Path], tmp_path: Path, short_folder: Path) -> None:
+    with run_registry(tmp_path) as registry:
+        manifest = json.loads(
+            build(
+                "kubernetes", "-A", "manifest", "--argstr", "registry", registry.address
+            ).read_bytes()
+        )
+        (container,) = manifest["spec"]["template"]["spec"]["containers"]
+        # Nothing has been pushed when the manifest is there, and what is pushed is what it names.
+        name, _, digest = container["image"].partition("@")
+        program = build("kubernetes", "-A", "image.copyTo") / "bin" / "copy-to"
+        pushed = run(program, f"docker://{name}:latest", "--dest-tls-verify=false")
+        assert pushed.stdout == f"{digest}\n"
+        podman(short_folder, "pull", "--quiet", "--tls-verify=false", container["image"])
+
+
+def test_compose(build: Callable[..., Path], tmp_path: Path) -> None:
+    with run_registry(tmp_path) as registry:
+        file = build("compose", "-A", "file", "--argstr", "registry", registry.address)
+        services = json.loads(file.read_bytes())["services"]
+        program = build("compose", "-A", "images.copyTo") / "bin" / "copy-to"
+        pushed = run(program, f"docker://{registry.address}", "--dest-tls-verify=false").stdout
+    expected = dict(line.split() for line in pushed.splitlines())
+    assert {name: service["image"] for name, service in services.items()} == {
+        name: f"{registry.address}/{name}@{digest}" for name, digest in expected.items()
+    }
 
 
 def test_index(

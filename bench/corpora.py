@@ -23,16 +23,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "dev"))
-from debian import Apt, AptError
+from debian import SUITES, Apt, AptError
 
-__all__ = [
-    "DEBIAN_SETS",
-    "Corpus",
-    "CorpusError",
-    "read_corpus",
-    "read_debian",
-    "read_nix_store",
-]
+__all__ = ["DEBIAN_SETS", "Corpus", "CorpusError", "read_corpus"]
 
 
 class CorpusError(Exception):
@@ -59,7 +52,14 @@ class Corpus(NamedTuple):
         return found
 
 
-def read_corpus(file: str) -> Corpus:
+def read_corpus(name: str) -> Corpus:
+    """Read a package set: a file, `nix-store`, or a suite of Debian. Raises `CorpusError`."""
+    if name.endswith(".json.gz"):
+        return read_file(name)
+    return read_nix_store() if name == "nix-store" else read_debian(name)
+
+
+def read_file(file: str) -> Corpus:
     """Read a gzipped JSON file. Raises `CorpusError`.
 
     It holds ``{"nodes": {path: [narSize, [reference, ...]]}, "roots": {attribute: [path, ...]},
@@ -147,6 +147,8 @@ def read_debian(name: str) -> Corpus:
     Raises `CorpusError`.
     """
     suite = name.removesuffix("-updated")
+    if not SUITES.fullmatch(suite):
+        raise CorpusError(f"{name}: no package set: write FILE.json.gz, nix-store or, say, trixie")
     packages = {package.name: package for package in reversed(list(_read_suite(suite)))}
     if name != suite:
         # Among several updates the highest version wins.

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Measure how many bytes are transferred with each strategy for grouping store paths into layers.
 
-    reuse.py                                          package sets of Debian, from its mirrors
-    reuse.py --corpus old.json.gz new.json.gz         sets from files, here with an update
-    reuse.py --nix-store                              what is in this machine's Nix store
-    reuse.py --budgets 96 --only "this project"       one row for each set
-    reuse.py --program FILE                           beside another version of group_layers.py
+    reuse.py                                             package sets of Debian, from its mirrors
+    reuse.py debian old.json.gz,new.json.gz nix-store    these, files, and the machine's Nix store
+    reuse.py --budgets 96 --only "this project" trixie,trixie-updated       one row
+    reuse.py --program FILE                              beside another version of group_layers.py
+
+A set may be followed by its later state. corpora.py describes the sets, peers.py the strategies.
 
 Hosts and registries keep layers by digest: a layer is reused exactly if its set of store paths is
 the same. So the figures can be computed without packing anything. Where no unit is given, 1.0 is
@@ -15,8 +16,7 @@ fleet           bytes of all different layers / bytes of all different paths, ov
                 images: what one host pulls that runs them all, what a registry stores
 share           of the bytes that two images of the fleet have in common, the part that is not
                 pulled again for the second one (higher is better)
-update          bytes pulled again / bytes changed, when each root by itself moves to the updated
-                package set
+update          bytes pulled again / bytes changed, when each root by itself moves to the later set
 rollout         the same, when all roots do on one host
 fleet_update    the same as update, for the images of the fleet
 fleet_rollout   the same as rollout, for the images of the fleet
@@ -39,41 +39,40 @@ the same layers. The figures on them say what is pulled from the first layer on 
 is of 40 images.
 
 An image of the fleet has one to six roots, some roots far more often than others, and half of the
-images have a shell. fleet and share are means over the seeds, each of which draws another fleet;
-the other figures of fleets are of the first seed. The peers are described in peers.py, the package
-sets in corpora.py.
+images have a shell. fleet and share are means over two fleets; the other figures of fleets are of
+the first one.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import random
-import statistics
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from statistics import mean
+from typing import NamedTuple, Optional
 
-from corpora import DEBIAN_SETS, Corpus, CorpusError, read_corpus, read_debian, read_nix_store
+from corpora import DEBIAN_SETS, Corpus, CorpusError, read_corpus
 from peers import OURS, STRATEGIES, TOGETHER, Image, Program, Strategy
 from plot import Panel, draw
 
 # Enough to tell strategies apart: with more pairs the shares change in the fourth digit.
 PAIRS = 1000
 
-# Where the curves of the plot are measured: from few layers to nearly the 127 that dockerd takes.
+# Where the curves of the chart are measured: from few layers to nearly the 127 that dockerd takes.
 PLOT_BUDGETS = (8, 16, 24, 32, 48, 64, 80, 96, 120)
 
 # Roots that are whole systems. They are updated, but nobody puts them into an image beside others.
 SYSTEM_PREFIX = "nixos-"
 
-# So many images join the rest of the fleet, each by itself.
-JOINING = 5
-
-# So many images are on a host that keeps chains of layers.
-ON_ONE_HOST = 40
+SEEDS = ("1", "2")  # of the fleets
+JOINING = 5  # images that join the rest of the fleet, each by itself
+ON_ONE_HOST = 40  # images on a host that keeps chains of layers
 
 # Applications of one's own, and the bytes of each and of its library.
 APPLICATIONS, APPLICATION_SIZE, LIBRARY_SIZE = 14, 100_000, 60_000
@@ -82,31 +81,10 @@ APPLICATIONS, APPLICATION_SIZE, LIBRARY_SIZE = 14, 100_000, 60_000
 # service is updated and edited in a year.
 LAYER_COST, UPDATES, EDITS = 1_000_000, 12, 250
 
-
-class Figures(NamedTuple):
-    """What is measured of one strategy with one budget, as described above; `chain_...` are those
-    of hosts that keep chains. Figures of updates are None without an update, and those of single
-    images for joint strategies."""
-
-    fleet: float
-    share: float
-    join: float
-    chain_fleet: float
-    update: float | None = None
-    rollout: float | None = None
-    fleet_update: float | None = None
-    fleet_rollout: float | None = None
-    chain_update: float | None = None
-    chain_fleet_update: float | None = None
-    layers: float | None = None
-    touch: float | None = None
-    edit: float | None = None
-    edit_max: float | None = None
-    library: float | None = None
-    library_max: float | None = None
-    chain_edit: float | None = None
-    chain_library: float | None = None
-    year: float | None = None
+# The figures of a strategy with a budget by name, as above; those of hosts that keep chains end in
+# CHAINS. Some are missing: of updates without a later set, of single images for joint strategies.
+Figures = dict[str, Optional[float]]
+CHAINS = ", chains"
 
 
 class Case(NamedTuple):
@@ -117,7 +95,7 @@ class Case(NamedTuple):
 
 
 Plan = dict[frozenset, int]  # bytes of layers by their paths, the lowest first
-Sizes = dict[str, int]  # bytes of the paths of an image
+Task = tuple[int, tuple[str, ...]]  # an image: number of the corpus, roots
 
 
 def draw_fleet(corpus: Corpus, seed: str, images: int) -> list[list[str]]:
@@ -161,9 +139,8 @@ def _paths(corpus: Corpus, attributes: Iterable[str]) -> list[str]:
     return sorted({path for name in attributes for path in corpus.roots[name]})
 
 
-Task = tuple[int, tuple[str, ...]]  # an image: number of the corpus, roots
+# Planning, in processes that share what need not be copied for each image
 
-# What the workers share, so that it need not be copied for each image.
 _shared: tuple[list[Corpus], list[Case]]
 
 
@@ -207,12 +184,11 @@ def _plan(case: Case, tasks: Sequence[Task]) -> list[Plan]:
     ]
 
 
+# Figures
+
+
 def measure(
-    corpus: Corpus,
-    update: Corpus | None,
-    cases: list[Case],
-    seeds: Sequence[str] = ("1", "2"),
-    images: int = 100,
+    corpus: Corpus, update: Corpus | None, cases: list[Case], images: int = 100
 ) -> list[Figures]:
     """Return the figures of each case."""
     corpus, applications = add_applications(corpus)
@@ -221,86 +197,80 @@ def measure(
     def task(number: int, attributes: Iterable[str]) -> Task:
         return number, tuple(_paths(corpora[number], attributes))
 
-    fleets = [draw_fleet(corpus, seed, images) for seed in seeds]
+    fleets = [draw_fleet(corpus, seed, images) for seed in SEEDS]
     parts = [tuple(task(0, names) for names in fleet) for fleet in fleets]
-    joining = sorted({len(parts[0]) * n // JOINING for n in range(JOINING)})
+    joining = sorted({images * n // JOINING for n in range(JOINING)})
     without = [parts[0][:n] + parts[0][n + 1 :] for n in joining]
     common = sorted(corpus.roots.keys() & update.roots.keys()) if update else []
-    singles = [tuple(task(n, [name]) for name in common) for n in range(len(corpora))]
-    own = tuple((0, (application,)) for application, _ in applications)
+    old, new = (tuple(task(n, [name]) for name in common) for n in (0, 1))
     kept = [n for n, names in enumerate(fleets[0]) if set(names) <= set(common)]
+    outdated = tuple(parts[0][n] for n in kept)
     updated = tuple(task(1, fleets[0][n]) for n in kept)
+    own = tuple((0, (application,)) for application, _ in applications)
+
+    tasks = sorted({task for part in (*parts, updated, old, new, own) for task in part})
     together = [part for part in (*parts, *without, updated) if part]
-    tasks = sorted({task for part in (*parts, updated, *singles, own) for task in part})
     jobs = [(n, part) for part in together for n, case in enumerate(cases) if case.strategy.joint]
     with multiprocessing.get_context("fork").Pool(None, _share, (corpora, cases)) as pool:
         alone = dict(zip(tasks, pool.imap(_plan_alone, tasks, chunksize=4)))
         jointly = dict(zip(jobs, pool.imap(_plan_fleet, jobs)))
     held = {t: {path: corpora[t[0]].sizes[path] for path in corpora[t[0]].closure(t[1])}
             for t in tasks}  # fmt: skip
-    pairs = [_pairs(len(part), seed) for part, seed in zip(parts, seeds)]
-    in_common = [_bytes_in_common([held[task] for task in part], drawn)
-                 for part, drawn in zip(parts, pairs)]  # fmt: skip
-    touched = Touched(corpus, (path for task in own for path in held[task]))
+    pairs = [_pairs(images, seed) for seed in SEEDS]
+    needs = _Needs(corpus, {path for task in own for path in held[task]})
+
+    def sizes(part: Iterable[Task]) -> list[dict[str, int]]:
+        return [held[task] for task in part]
+
+    in_common = [_bytes_in_common(sizes(part), drawn) for part, drawn in zip(parts, pairs)]
 
     def figures(case: int) -> Figures:
+        joint = cases[case].strategy.joint
+
         def plan(part: Sequence[Task]) -> list[Plan]:
             return jointly.get((case, part)) or [alone[task][case] for task in part]
 
-        def sizes(part: Iterable[Task]) -> list[Sizes]:
-            return [held[task] for task in part]
+        def of_update(old: list[Plan], new: list[Plan], before: list, after: list) -> list:
+            """The figures update, rollout and update for chains."""
+            pulled = moved_each(old, new), moved(new, old), sum(map(moved_above, old, new))
+            each, at_once = moved_each(before, after), moved(after, before)
+            return [a / b if b else None for a, b in zip(pulled, (each, at_once, each))]
 
-        joint = cases[case].strategy.joint
         plans = [plan(part) for part in parts]
-        others = [plans[0][:n] + plans[0][n + 1 :] for n in joining] if joint else []
-        here = slice(ON_ONE_HOST)
-        found = {
-            "fleet": statistics.mean(
-                moved(fleet) / moved(sizes(part)) for fleet, part in zip(plans, parts)
-            ),
-            "share": statistics.mean(
-                _bytes_in_common(fleet, drawn) / size
-                for fleet, drawn, size in zip(plans, pairs, in_common)
-            ),
-            "join": statistics.mean(
-                moved_each(plan(part), new) / moved_each([{}] * len(new), new)
-                for part, new in zip(without, others)
-            )
-            if joint
-            else 0,
-            "chain_fleet": moved_in_chains(plans[0][here]) / moved(sizes(parts[0][here])),
+        shared = (_bytes_in_common(*pair) for pair in zip(plans, pairs))
+        one_host = moved(sizes(parts[0][:ON_ONE_HOST]))
+        found: Figures = {
+            "fleet": mean(moved(fleet) / moved(sizes(part)) for fleet, part in zip(plans, parts)),
+            "share": mean(size / of for size, of in zip(shared, in_common)),
+            "fleet" + CHAINS: moved_in_chains(plans[0][:ON_ONE_HOST]) / one_host,
         }
         if update:
-            old, new = [plans[0][n] for n in kept], plan(updated)
-            before, after = [held[parts[0][n]] for n in kept], sizes(updated)
-            found["fleet_update"] = _ratio(moved_each(old, new), moved_each(before, after))
-            found["fleet_rollout"] = _ratio(moved(new, old), moved(after, before))
-            found["chain_fleet_update"] = _ratio(
-                sum(map(moved_above, old, new)), moved_each(before, after)
-            )
+            before = [plans[0][n] for n in kept]
+            moves = of_update(before, plan(updated), sizes(outdated), sizes(updated))
+            names = "fleet_update", "fleet_rollout", "fleet_update" + CHAINS
+            found.update(zip(names, moves))
         if joint:
-            return Figures(**found)
-        found.update(of_applications(plan(own), applications, touched))
-        if update:
-            old, new = map(plan, singles)
-            before, after = map(sizes, singles)
-            found["update"] = _ratio(moved_each(old, new), moved_each(before, after))
-            found["rollout"] = _ratio(moved(new, old), moved(after, before))
-            found["chain_update"] = _ratio(
-                sum(map(moved_above, old, new)), moved_each(before, after)
+            others = [plans[0][:n] + plans[0][n + 1 :] for n in joining]
+            found["join"] = mean(
+                moved_each(plan(part), fleet) / moved_each([{}] * len(fleet), fleet)
+                for part, fleet in zip(without, others)
             )
-            first = statistics.mean(map(_cost, plans[0]))
-            again = statistics.mean(_cost(b, a) for a, b in zip(old, new))
-            edits = (_cost(p, [it for it in p if application not in it])
-                     for p, (application, _) in zip(plan(own), applications))  # fmt: skip
-            found["year"] = (first + UPDATES * again + EDITS * statistics.mean(edits)) / 1e6
-        return Figures(**found)
+            return found
+        found.update(of_applications(plan(own), applications, needs))
+        if update:
+            before, after = plan(old), plan(new)
+            moves = of_update(before, after, sizes(old), sizes(new))
+            found.update(zip(("update", "rollout", "update" + CHAINS), moves))
+            pull = mean(map(_cost, plans[0]))
+            again = mean(map(_cost, after, before))
+            edit = mean(
+                _cost(it, [layer for layer in it if application not in layer])
+                for it, (application, _) in zip(plan(own), applications)
+            )
+            found["year"] = (pull + UPDATES * again + EDITS * edit) / 1e6
+        return found
 
     return [figures(case) for case in range(len(cases))]
-
-
-def _ratio(pulled: int, changed: int) -> float | None:
-    return pulled / changed if changed else None
 
 
 def moved(images: Iterable[Mapping], present: Iterable[Mapping] = ()) -> int:
@@ -348,16 +318,15 @@ def _bytes_in_common(images: Sequence[Mapping], pairs: Iterable[Sequence[int]]) 
     return sum(size for a, b in pairs for key, size in images[b].items() if key in images[a])
 
 
-class Touched:
-    """Counts the paths that a layer needs: with each of those that changes, the layer changes."""
+class _Needs:
+    """What each path needs, as bits: a layer changes with each path that one of its own needs."""
 
     def __init__(self, corpus: Corpus, paths: Iterable[str]) -> None:
         self.sizes = corpus.sizes
-        numbers = {path: 1 << number for number, path in enumerate(sorted({*paths}))}
-        self.closures = {path: sum(map(numbers.__getitem__, corpus.closure([path])))
-                         for path in numbers}  # fmt: skip
+        bits = {path: 1 << number for number, path in enumerate(sorted(paths))}
+        self.closures = {path: sum(map(bits.get, corpus.closure([path]))) for path in bits}
 
-    def by_one(self, layers: Iterable[Iterable[str]]) -> int:
+    def moved(self, layers: Iterable[Iterable[str]]) -> int:
         """Return the bytes of layers that change with a path, summed over all paths."""
         total = 0
         for layer in layers:
@@ -370,67 +339,70 @@ class Touched:
 
 
 def of_applications(
-    plans: list[Plan], applications: Iterable[tuple[str, str]], touched: Touched
-) -> dict[str, float]:
-    """Return the figures of images of applications by name."""
-    touch, edit, library, chain_edit, chain_library = ([] for _ in range(5))
-    for plan, (own, its_library) in zip(plans, applications):
-        alone = touched.by_one([path] for layer in plan for path in layer)
-        touch.append(touched.by_one(plan) / alone - 1)
-        for paths, each, chained in (
-            ({own}, edit, chain_edit),
-            ({own, its_library}, library, chain_library),
-        ):
-            kept = {layer: size for layer, size in plan.items() if not layer & paths}
-            each.append(moved([plan], [kept]) / 1e6)
-            chained.append(moved_above(kept, plan) / 1e6)
-    mean = statistics.mean
+    plans: list[Plan], applications: Iterable[tuple[str, str]], needs: _Needs
+) -> Figures:
+    """Return the figures of images of applications."""
+    touch = []
+    megabytes: dict[str, list[float]] = {}
+    for plan, (application, library) in zip(plans, applications):
+        alone = needs.moved([path] for layer in plan for path in layer)
+        touch.append(needs.moved(plan) / alone - 1)
+        for name, changed in ("edit", {application}), ("library", {application, library}):
+            kept = {layer: size for layer, size in plan.items() if not layer & changed}
+            megabytes.setdefault(name, []).append(moved([plan], [kept]) / 1e6)
+            megabytes.setdefault(name + CHAINS, []).append(moved_above(kept, plan) / 1e6)
     return {
         "layers": mean(map(len, plans)),
         "touch": mean(touch),
-        **{"edit": mean(edit), "edit_max": max(edit), "chain_edit": mean(chain_edit)},
-        **{"library": mean(library), "library_max": max(library)},
-        "chain_library": mean(chain_library),
+        **{name: mean(amounts) for name, amounts in megabytes.items()},
+        **{f"{name}, maximum": max(amounts) for name, amounts in megabytes.items()},
     }
 
 
 # The report
 
+ALONE = ("layers", "fleet", "share", "update", "rollout", "fleet_update", "fleet_rollout", "touch")
+ALONE += ("edit", "library", "year")
+ALONE += tuple(name + CHAINS for name in ("fleet", "update", "fleet_update", "edit", "library"))
+JOINT = ("fleet", "share", "fleet_update", "fleet_rollout", "join")
+JOINT += ("fleet" + CHAINS, "fleet_update" + CHAINS)
 
-def _number(value: float | None) -> str:
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, with figures to the right."""
+    marks = ["--:" if text[:1].isdigit() else ":--" for text in rows[-1]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, marks, *rows))
+
+
+def _cell(figures: Figures, name: str) -> str:
+    value = figures.get(name)
     if value is None:
         return ""
+    if name in ("edit", "library"):
+        return f"{value:.2f} ({figures[name + ', maximum']:.1f})"
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 10 else f"{value:.3f}"
 
 
-def _with_maximum(figures: Figures, name: str) -> str:
-    mean, most = getattr(figures, name), getattr(figures, f"{name}_max")
-    return "" if mean is None else f"{mean:.2f} ({most:.1f})"
+def _bold(name: str) -> str:
+    return f"**{name}**" if name in (OURS, TOGETHER) else name
 
 
-_ALONE = ("layers", "fleet", "share", "update", "rollout", "fleet_update", "fleet_rollout", "touch")
-_FLEETS = ("fleet", "share", "fleet_update", "fleet_rollout", "join")
-_CHAINS = ("fleet", "update", "fleet_update", "edit", "library")
+Compared = list[tuple[Case, Figures]]
 
 
-def table(
-    rows: Iterable[tuple[Sequence[str], Figures]], headings: Sequence[str], joint: bool = False
-) -> str:
-    """Return figures as a Markdown table; each row begins with cells for the headings."""
-    names = _FLEETS if joint else (*_ALONE, "edit", "library", "year")
-    chained = ["fleet", "fleet_update"] if joint else _CHAINS
-    titles = [*headings, *names, *(f"{name}, chains" for name in chained)]
-    lines = ["| " + " | ".join(name.replace("_", " ") for name in titles) + " |"]
-    lines.append("|" + ":--|" * len(headings) + "--:|" * (len(titles) - len(headings)))
-    for cells, figures in rows:
-        texts = [
-            _with_maximum(figures, name) if name in ("edit", "library")
-            else _number(getattr(figures, name))
-            for name in names
-        ]  # fmt: skip
-        texts += [_number(getattr(figures, f"chain_{name}")) for name in chained]
-        lines.append("| " + " | ".join([*cells, *texts]) + " |")
-    return "\n".join(lines)
+def tables(compared: Compared) -> str:
+    """Return figures as two tables, of strategies that plan images alone and together."""
+    parts = []
+    for joint, names in (False, ALONE), (True, JOINT):
+        rows = [
+            [str(budget or "any"), _bold(strategy.name), *(_cell(figures, n) for n in names)]
+            for (strategy, budget), figures in compared
+            if strategy.joint == joint
+        ]
+        heads = ["at most", "strategy", *(name.replace("_", " ") for name in names)]
+        if rows:
+            parts.append(table(heads, rows))
+    return "\n\n".join(parts)
 
 
 def compare(
@@ -438,43 +410,36 @@ def compare(
     update: Corpus | None,
     strategies: Sequence[Strategy],
     budgets: Sequence[int],
-    **options: object,
-) -> str:
-    """Return the figures of all strategies as tables, one budget after the other."""
+    images: int,
+) -> Compared:
+    """Return the figures of all strategies, one budget after the other."""
     cases = [Case(s, None) for s in strategies if not s.budgeted]
     cases += [Case(s, budget) for budget in budgets for s in strategies if s.budgeted]
-    alone, joint = [], []
-    for case, figures in zip(cases, measure(corpus, update, cases, **options)):
-        name = case.strategy.name
-        cells = str(case.budget or "any"), f"**{name}**" if name in (OURS, TOGETHER) else name
-        (joint if case.strategy.joint else alone).append((cells, figures))
-    headings = "most", "strategy"
-    tables = [table(alone, headings)] if alone else []
-    return "\n\n".join(tables + ([table(joint, headings, joint=True)] if joint else []))
+    return [*zip(cases, measure(corpus, update, cases, images))]
 
 
-def vary_constants(
-    corpus: Corpus,
-    update: Corpus | None,
-    names: Sequence[str],
-    budgets: Sequence[int],
-    **options: object,
-) -> str:
-    """Return the figures of our strategy with half and twice each constant as a table."""
+def vary(names: Iterable[str]) -> list[Strategy]:
+    """Return our strategy, and with half and twice each constant."""
     ours = next(strategy for strategy in STRATEGIES if strategy.name == OURS)
-    variants = [ours]
-    for name in names:
-        for amount, factor in (("half", 0.5), ("twice", 2)):
-            group = partial(ours.group, constants={name: factor})
-            variants.append(Strategy(f"{amount} `{name}`", group))
-    return compare(corpus, update, variants, budgets, **options)
+    return [ours] + [
+        Strategy(f"{amount} `{name}`", partial(ours.group, constants={name: factor}))
+        for name in names
+        for amount, factor in (("half", 0.5), ("twice", 2))
+    ]
+
+
+def summarize(sets: Mapping[str, Compared]) -> str:
+    """Return the figure year with the largest budget, by package set and strategy."""
+    rows = []
+    for title, compared in sets.items():
+        last = {case.strategy.name: figures for case, figures in compared if "year" in figures}
+        rows.append([title, *(_cell(figures, "year") for figures in last.values())])
+    return table(["package sets", *map(_bold, last)], rows)
 
 
 def describe(corpus: Corpus, update: Corpus | None) -> str:
-    megabytes = sum(corpus.sizes.values()) / 1_000_000
-    text = (
-        f"{corpus.name}: {len(corpus.sizes)} paths, {megabytes:.0f} MB, {len(corpus.roots)} roots"
-    )
+    megabytes = sum(corpus.sizes.values()) / 1e6
+    text = f"{len(corpus.sizes)} paths, {megabytes:.0f} MB, {len(corpus.roots)} roots"
     if update:
         kept = len(corpus.sizes.keys() & update.sizes.keys())
         text += f"; {kept} paths are the same in {update.name}"
@@ -490,75 +455,27 @@ KNOWN_AS = {
 }
 
 
-def curves(corpus: Corpus, seeds: Sequence[str], images: int) -> list[Panel]:
-    """Return the figures fleet and edit of each strategy against the budget."""
+def chart(corpus: Corpus, images: int) -> str:
+    """Return a chart of the figures fleet and edit of each strategy against the budget."""
     drawn = [strategy for strategy in STRATEGIES if strategy.name in KNOWN_AS]
-    cases = [Case(strategy, budget) for strategy in drawn for budget in PLOT_BUDGETS]
     panels = [
         Panel(f"Pull {images} images, on {corpus.name}", {}, "bytes pulled / bytes of all paths"),
         Panel("Change one's own application of 0.1 MB", {}, "MB to build, push and pull"),
     ]
-    for case, figures in zip(cases, measure(corpus, None, cases, seeds[:1], images)):
-        for panel, figure in zip(panels, (figures.fleet, figures.edit)):
+    for case, figures in compare(corpus, None, drawn, PLOT_BUDGETS, images):
+        for panel, name in zip(panels, ("fleet", "edit")):
             line = panel.lines.setdefault(KNOWN_AS[case.strategy.name], [])
-            line.append((case.budget, figure))
-    return panels
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--debian", action="store_true", help="Debian's sets, beside those of other arguments")
-    add("--nix-store", action="store_true")
-    add(
-        "--corpus",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar=("FILE", "UPDATE"),
-        help="a package set and, optionally, its later state; corpora.py has the format",
-    )
-    add("--budgets", type=_numbers, default=[24, 48, 96], metavar="N,N,...")
-    add("--only", type=_words, metavar="NAME,NAME,...", help="strategies, by their names")
-    add("--program", metavar="FILE", help="another version of group_layers.py to measure beside")
-    add("--seeds", type=_numbers, default=[1, 2], metavar="N,N,...")
-    add("--images", type=int, default=100, metavar="N", help="in a fleet")
-    add(
-        "--constants",
-        type=_words,
-        default=[],
-        metavar="NAME,NAME,...",
-        help="vary constants of group_layers.py as well, on the first two sets",
-    )
-    add("--write", type=Path, metavar="FOLDER", help="write results.md and reuse.svg there")
-    arguments = parser.parse_args(argv)
-    if any(len(files) > 2 for files in arguments.corpus):
-        parser.error("--corpus takes one file or two")
-    if arguments.images < 2 or min(arguments.budgets) < 1:
-        parser.error("at least two images and one layer")
-    return arguments
-
-
-def _numbers(text: str) -> list[int]:
-    return sorted({int(word) for word in text.split(",")})
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
+            line.append((case.budget, figures[name]))
+    return draw(panels, "Lower is better", "layers that an image may have", bold=(OURS,))
 
 
 def choose_strategies(program: str | None, only: list[str] | None) -> list[Strategy]:
     """Return the strategies to compare. Raises `CorpusError` for one that there is not."""
     strategies = list(STRATEGIES)
     if program:
-        before = Program(program)
-        beside = [
-            Strategy(Path(program).stem, before.plan_alone),
-            Strategy(f"{Path(program).stem}, together", before.plan_together, joint=True),
-        ]
-        strategies[-1:-1] = beside
+        name, before = Path(program).stem, Program(program)
+        strategies.insert(-1, Strategy(name, before.plan_alone))
+        strategies.insert(-1, Strategy(f"{name}, together", before.plan_together, joint=True))
     names = [strategy.name for strategy in strategies]
     for name in only or []:
         if name not in names:
@@ -566,48 +483,100 @@ def choose_strategies(program: str | None, only: list[str] | None) -> list[Strat
     return [strategy for strategy in strategies if not only or strategy.name in only]
 
 
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    def numbers(text: str) -> list[int]:
+        return sorted({int(word) for word in text.split(",")})
+
+    def words(text: str) -> list[str]:
+        return text.split(",")
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = partial(parser.add_argument, metavar="NAME,...")
+    sets = [",".join(names) for names in DEBIAN_SETS]
+    add(
+        "sets", nargs="*", metavar="SET[,LATER]", help="default: debian, which is " + " ".join(sets)
+    )
+    add("--budgets", type=numbers, default=[24, 48, 96], metavar="N,...")
+    add("--only", type=words, help="strategies, by their names")
+    add("--program", metavar="FILE", help="another version of group_layers.py to measure beside")
+    add("--images", type=int, default=100, metavar="N", help="in a fleet (default: 100)")
+    add("--constants", type=words, default=[], help="vary these as well, on the first two sets")
+    add("--write", type=Path, metavar="FOLDER", help="write results.md and reuse.svg there")
+    arguments = parser.parse_args(argv)
+    if arguments.images < 2 or min(arguments.budgets) < 1:
+        parser.error("at least two images and one layer")
+    pairs = []
+    for name in arguments.sets or ["debian"]:
+        pairs += DEBIAN_SETS if name == "debian" else [name.split(",", 1)]
+    arguments.sets = pairs
+    return arguments
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    sets: list[tuple[Corpus, Corpus | None]] = []
     try:
         strategies = choose_strategies(arguments.program, arguments.only)
-        if arguments.debian or not (arguments.corpus or arguments.nix_store):
-            sets += [(read_debian(old), read_debian(new)) for old, new in DEBIAN_SETS]
-        for old, *new in arguments.corpus:
-            sets.append((read_corpus(old), read_corpus(new[0]) if new else None))
-        if arguments.nix_store:
-            sets.append((read_nix_store(), None))
+        sets = [(*map(read_corpus, names), None)[:2] for names in arguments.sets]
     except CorpusError as error:
         print(f"reuse: {error}", file=sys.stderr)
         return 2
 
-    seeds = [str(seed) for seed in arguments.seeds]
-    options = {"seeds": seeds, "images": arguments.images}
+    budgets, images = arguments.budgets, arguments.images
     sections = []
 
-    def report(section: str) -> None:
-        print(section + "\n", flush=True)
-        sections.append(section)
+    def report(*paragraphs: str) -> None:
+        print(*paragraphs, sep="\n\n", end="\n\n", flush=True)
+        sections.extend(paragraphs)
 
+    results = {}
     for corpus, update in sets:
-        rows = compare(corpus, update, strategies, arguments.budgets, **options)
-        report(f"## {corpus.name}, {update.name if update else 'no update'}\n\n"
-               f"{describe(corpus, update)}\n\n{rows}")  # fmt: skip
-    for corpus, update in sets[:2] if arguments.constants else []:
-        ends = sorted({min(arguments.budgets), max(arguments.budgets)})
-        rows = vary_constants(corpus, update, arguments.constants, ends, **options)
-        report(f"## Constants: {corpus.name}, {update.name if update else 'no update'}\n\n{rows}")
+        title = f"{corpus.name}, {update.name if update else 'no update'}"
+        results[title] = compare(corpus, update, strategies, budgets, images)
+        report(f"## {title}", describe(corpus, update), tables(results[title]))
+    if arguments.constants:
+        variants, ends = vary(arguments.constants), sorted({min(budgets), max(budgets)})
+        for title, (corpus, update) in [*zip(results, sets)][:2]:
+            varied = compare(corpus, update, variants, ends, images)
+            report(f"## Constants: {title}", tables(varied))
     if arguments.write:
-        (arguments.write / "results.md").write_text("\n\n".join([HEADING, *sections]) + "\n")
-        panels = curves(sets[0][0], **options)
-        chart = draw(panels, "Lower is better", "layers that an image may have", bold=(OURS,))
-        (arguments.write / "reuse.svg").write_text(chart)
+        words = [os.path.basename(word) for word in sys.argv[1:] if argv is None]
+        head = HEADING.format(
+            command=shlex.join(["bench/reuse.py", *words]), year=summarize(results)
+        )
+        (arguments.write / "results.md").write_text("\n\n".join([head, *sections]) + "\n")
+        (arguments.write / "reuse.svg").write_text(chart(sets[0][0], images))
     return 0
 
 
 HEADING = """# Bytes moved, measured
 
-`bench/reuse.py --help` says what the figures mean. It wrote this file."""
+`bench/reuse.py --help` says what the figures mean. It wrote this file:
+
+```
+{command}
+```
+
+- **this project** is how images are grouped, "with a table" when a popularity table of the same
+  package set is given. "1.1.0" is this project's version 1.1.0.
+- "auto-layer" is nixpkgs' dockerTools since 2025, "popularity contest" dockerTools until 2025 and
+  nix2container, "Nixery" `--strategy nixery`, which decides as the server of 2019 did.
+- **planned together** plans all images of a fleet at once, as `buildImages` does. The rows above
+  show what smaller fleets are worth: the same images in two halves, and four fifths of them
+  together, to which the others are added one by one with the lock.
+
+Debian's dependencies, sizes and updates are real, its store paths made up (corpora.py). Sets that
+begin with nixos- or debian- come from files that are not in this repository. The NixOS sets are of
+2018: hashes, dependency inputs and revisions are real; which of the inputs stay references, and
+most sizes, are modelled. debian-bookworm is another choice of packages than bookworm, with few
+updates.
+
+![Bytes pulled, and bytes that an edit changes, against the number of layers](reuse.svg)
+
+## A year of a service, MB
+
+{year}"""
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,11 @@ Command = Sequence[Union[str, Path]]
 
 class Failure(Exception):
     """A program that is measured fails; the message has the command and what it said."""
+
+
+def say(message: str) -> None:
+    """Print what is being done, on standard error; reports go elsewhere."""
+    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr, flush=True)
 
 
 class Run(NamedTuple):

@@ -3,9 +3,19 @@
   # Package set for the contents, with the tools in its `buildPackages`. A pinned nixpkgs by
   # default, since not every Nix has a channel; Debian's has none.
   pkgs ? import ./build-image/names/load-pkgs.nix { },
-}:
+  # With "...", a misspelt argument comes so far as to be explained.
+  ...
+}@given:
 let
   tools = pkgs.buildPackages;
+
+  checkCall = import ./build-image/image/check-call.nix;
+  checked =
+    name: function: arguments:
+    checkCall {
+      inherit name;
+      formals = builtins.functionArgs function;
+    } arguments (function arguments);
 
   # Build an image of derivations; the arguments are in build-image/image/arguments.nix
   buildImage = import ./build-image/image/image.nix {
@@ -13,7 +23,10 @@ let
     inherit (pkgs.stdenv.hostPlatform) system;
   };
 in
-{
+checkCall {
+  name = "default.nix";
+  formals = builtins.functionArgs (import ./default.nix);
+} given {
   # The package set, for callers who leave the choice to this project
   inherit pkgs;
 
@@ -26,13 +39,15 @@ in
   inherit buildImage;
 
   # Build images that share layers; the arguments are in build-image/image/fleet.nix
-  buildImages = import ./build-image/image/fleet.nix {
-    inherit tools;
-    inherit (pkgs.stdenv.hostPlatform) system;
-  };
+  buildImages = checked "buildImages" (
+    import ./build-image/image/fleet.nix {
+      inherit tools;
+      inherit (pkgs.stdenv.hostPlatform) system;
+    }
+  );
 
   # Make one image of several for different platforms; the arguments are in build-image/image/index.nix
-  buildIndex = import ./build-image/image/index.nix { inherit tools; };
+  buildIndex = checked "buildIndex" (import ./build-image/image/index.nix { inherit tools; });
 
   # nixpkgs' dockerTools -> the same with layers of buildImage, for an overlay
   dockerTools = import ./build-image/image/docker-tools.nix { inherit buildImage tools; };

@@ -33,6 +33,8 @@
   popularity ? null,
   # Plans of existing layers, which are used where they fit: the absolute path of a local file
   known ? null,
+  # Whether evaluation may build the plan; otherwise one derivation packs all layers
+  importFromDerivation ? true,
   # Media types of the answer: "docker", which registry servers of 2019 send, or "oci"
   mediaTypes ? "docker",
   # With "...", nix-build also passes misspelt arguments, which can then be refused.
@@ -80,27 +82,16 @@ let
     inherit (image) cache;
   };
 
-  knownArguments = attrNames (builtins.functionArgs (import ./build-image.nix));
-  unknownArguments = attrNames (removeAttrs given knownArguments);
+  architectures = import ./image/architectures.nix;
+  inherit (import ./lib.nix) didYouMean printable;
+  readJSON = import ./names/read-json.nix;
+  isStrings = value: isList value && all isString value;
 
-  didYouMean =
-    similar: if similar == [ ] then "" else " (did you mean ${concatStringsSep " or " similar}?)";
-
-  importAttributes =
-    if isAttrs importArgs then
-      importArgs
-    else
-      let
-        parsed = import ./names/read-json.nix {
-          argument = "importArgs";
-          opening = "{";
-          closing = "}";
-        } importArgs;
-      in
-      if parsed == null then
-        throw "importArgs must be a set, or a JSON object such as '{\"config\": {\"allowUnfree\": true}}', not ${toJSON importArgs}"
-      else
-        parsed;
+  importAttributes = readJSON {
+    argument = "importArgs";
+    what = "a set, or a JSON object such as '{\"config\": {\"allowUnfree\": true}}'";
+    isRight = isAttrs;
+  } importArgs;
 
   load =
     importArgs:
@@ -120,32 +111,21 @@ let
 
   # Tools run here, whatever machine the image is for.
   native = builtins.currentSystem or buildPlatform.system;
-  platforms = [
-    "localSystem"
-    "crossSystem"
-  ];
+  platforms = {
+    localSystem = null;
+    crossSystem = null;
+  };
   tools =
     if buildPlatform.system == native then
       pkgs.buildPackages
     else
-      load (removeAttrs importAttributes platforms // { system = native; });
+      load (removeAttrs importAttributes (attrNames platforms) // { system = native; });
 
-  names =
-    let
-      parsed =
-        if isList packages then
-          packages
-        else
-          import ./names/read-json.nix {
-            argument = "packages";
-            opening = "[";
-            closing = "]";
-          } packages;
-    in
-    if isList parsed && all isString parsed then
-      parsed
-    else
-      throw "packages must be a JSON array of strings such as '[\"git\"]', not ${toJSON packages}";
+  names = readJSON {
+    argument = "packages";
+    what = "a JSON array of strings such as '[\"git\"]'";
+    isRight = isStrings;
+  } packages;
 
   # A name for the tools that people want in an interactive container, as in Nixery.
   shell = [
@@ -177,6 +157,12 @@ let
     inherit name tag mediaTypes known;
     contents = found.packages ++ contents;
     maxLayers = layerLimit;
+    importFromDerivation =
+      {
+        "true" = true;
+        "false" = false;
+      }
+      .${toString importFromDerivation} or importFromDerivation;
     config =
       (if elem "shell" names then { Cmd = [ "bash" ]; } else { })
       // (
@@ -193,18 +179,11 @@ let
   };
 
   # The result of this file for each of `systems`
-  systemNames =
-    let
-      parsed = import ./names/read-json.nix {
-        argument = "systems";
-        opening = "[";
-        closing = "]";
-      } systems;
-    in
-    if isList parsed && parsed != [ ] && all isString parsed then
-      parsed
-    else
-      throw "systems must be a JSON array of strings such as '[\"x86_64-linux\", \"aarch64-linux\"]', not ${toJSON systems}";
+  systemNames = readJSON {
+    argument = "systems";
+    what = "a JSON array of strings such as '[\"x86_64-linux\", \"aarch64-linux\"]'";
+    isRight = value: isStrings value && value != [ ];
+  } systems;
   results = map (
     system: import ./build-image.nix (removeAttrs given [ "systems" ] // { inherit system; })
   ) systemNames;
@@ -217,7 +196,7 @@ let
   # Another machine needs the answer in addition to what the image needs.
   cache = tools.writeText "cache" "${image.cache}\n${image.answer}\n";
 
-  # Unavailable packages are an answer, too; docs/registry.md has its form. `not_found` is the only
+  # Unavailable packages are an answer, too; docs/nixery-build-image.md has its form. `not_found` is the only
   # error that servers know.
   inherit (found) missing similar;
   unavailable = filter (hasAttr "failure") missing;
@@ -238,7 +217,7 @@ let
   # -A image ends with Nix's own error for the first package that has one which `meta` does not
   # explain, and otherwise with one sentence about all packages.
   sentences = map (
-    package: "'${package.name}' ${package.reason}" + didYouMean (similar.${package.name} or [ ])
+    package: "'${printable package.name}' ${package.reason}" + didYouMean (similar.${package.name} or [ ])
   ) missing;
   isStrange = package: package.unknown or false && !(similar ? ${package.name});
   sizeOfSet =
@@ -246,32 +225,34 @@ let
       "; the package set has ${toString (length (attrNames pkgs))} names"
     else
       "";
+  sentence = "no image: ${concatStringsSep ", " sentences}${sizeOfSet}";
   unexplained = filter (package: package.unexplained or false) missing;
-  noImage =
-    if unexplained != [ ] then
-      seq (head unexplained).failure null
-    else
-      throw "no image: ${concatStringsSep ", " sentences}${sizeOfSet}";
+  noImage = if unexplained != [ ] then seq (head unexplained).failure null else throw sentence;
 in
-if unknownArguments != [ ] then
-  let
-    unknown = head unknownArguments;
-    suggest = import ./names/did-you-mean.nix { names = knownArguments; };
-  in
-  throw "there is no argument ${unknown}${suggest unknown}; there are ${concatStringsSep ", " knownArguments}"
-else if names == [ ] && contents == [ ] then
-  throw "packages is empty: name at least one package, as in '[\"git\"]'"
-else if systems != null then
-  if refused != [ ] then
-    head refused
+import ./image/check-call.nix {
+  name = "build-image.nix";
+  formals = builtins.functionArgs (import ./build-image.nix);
+} given (
+  if !isList contents then
+    throw "contents must be a list of derivations, which only callers in Nix have, not ${toJSON contents}: pass names as packages"
+  else if names == [ ] && contents == [ ] then
+    throw "packages is empty: name at least one package, as in '[\"git\"]'"
+  else if systems != null then
+    if refused != [ ] then
+      head refused
+    else
+      index.answer // intersectAttrs (outputsOf null) (index // { image = index; })
+  else if !(architectures ? ${system}) && intersectAttrs platforms importAttributes == { } then
+    throw "system must be one of ${concatStringsSep ", " (attrNames architectures)}, not ${toJSON system}${
+      import ./names/did-you-mean.nix { names = attrNames architectures; } system
+    }"
+  else if missing == [ ] then
+    image.answer // outputsOf image // { inherit cache; }
   else
-    index.answer // intersectAttrs (outputsOf null) (index // { image = index; })
-else if missing == [ ] then
-  image.answer // outputsOf image // { inherit cache; }
-else
-  # Each attribute says why there is no image.
-  tools.writeText "answer.json" (toJSON errorAnswer)
-  // mapAttrs (_: _: noImage) (outputsOf null)
-  // {
-    inherit missing;
-  }
+    # The answer is a success for Nix, so it says what it is; each attribute ends with the same.
+    tools.writeText "answer.json" (builtins.trace sentence (toJSON errorAnswer))
+    // mapAttrs (_: _: noImage) (outputsOf null)
+    // {
+      inherit missing;
+    }
+)

@@ -8,6 +8,7 @@ in all (bench/speed.md).
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -60,3 +61,14 @@ def write_json(name: str, value: object) -> None:
 def fail(message: str) -> None:
     """End the build with `message` as the last line of its log; does not return."""
     sys.exit(f"error: {message}")
+
+
+def explain(kind: type, error: BaseException, trace: object) -> None:
+    """Say in one line that the disk is full, where Python would print a trace."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        sys.stderr.write(f"error: {error.filename or 'writing the output'}: {error.strerror}\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = explain

@@ -119,7 +119,9 @@ def load(attributes: dict, argument: str, parse: Callable[[str], T], default: T)
         with open(name, encoding="utf-8") as file:
             return parse(file.read())
     except (OSError, UnicodeDecodeError, GraphError) as error:
-        fail(f"{argument} {name}: {error}")
+        # The user's name of the file, without that of the store
+        shown = os.path.basename(name).partition("-")[2]
+        fail(f"{argument}, {shown}: {getattr(error, 'strerror', None) or error}")
 
 
 def group_paths(attributes: dict, base_layers: list[dict]) -> dict:

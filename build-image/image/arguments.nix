@@ -10,6 +10,8 @@
   tools,
   # System of the machine that the image is for
   system,
+  # What sentences begin with where one call is one of several, such as "images.web"
+  caller ? "",
 }:
 let
   inherit (builtins)
@@ -30,30 +32,16 @@ let
     substring
     toJSON
     ;
-  inherit (tools.lib) hasPrefix toLower;
+  inherit (tools.lib) hasPrefix;
+  inherit (import ../lib.nix) lower;
+
+  refuse = sentence: throw (if caller == "" then sentence else "${caller}: ${sentence}");
 
   parseTime = import ./parse-time.nix;
   checkConfig = import ./check-config.nix;
   nearestName = import ../names/did-you-mean.nix;
 
-  # Names of machines in the OCI image specification, which are Go's.
-  architectures = {
-    x86_64-linux.architecture = "amd64";
-    i686-linux.architecture = "386";
-    aarch64-linux.architecture = "arm64";
-    armv7l-linux = {
-      architecture = "arm";
-      variant = "v7";
-    };
-    armv6l-linux = {
-      architecture = "arm";
-      variant = "v6";
-    };
-    riscv64-linux.architecture = "riscv64";
-    powerpc64le-linux.architecture = "ppc64le";
-    s390x-linux.architecture = "s390x";
-    loongarch64-linux.architecture = "loong64";
-  };
+  architectures = import ./architectures.nix;
   machine = architectures.${system} or { };
 
   # Of a machine, by Nix's name: "aarch64" -> "arm64"
@@ -122,7 +110,7 @@ let
       # Architecture that the manifest names
       architecture ?
         machine.architecture
-          or (throw "there is no name for the architecture of ${system}: pass architecture, or a system such as \"aarch64-linux\""),
+          or (refuse "there is no name for the architecture of ${system}: pass architecture, or a system such as \"aarch64-linux\""),
       # Creation time in the configuration: a time as `date -d` takes it, or "now"
       created ? "1970-01-01T00:00:01Z",
       # Modification time of all files: the same
@@ -167,7 +155,7 @@ let
       # The value of an argument, checked
       check =
         argument: isRight: what: value:
-        if isRight value then value else throw "${argument} must be ${what}, not ${show value}";
+        if isRight value then value else refuse "${argument} must be ${what}, not ${show value}";
       checkBoolean = argument: check argument isBool "true or false";
       checkSet = argument: check argument isAttrs "a set";
       checkCommands =
@@ -197,7 +185,7 @@ let
         if hasPrefix "${storeDir}/" path then
           path
         else
-          throw "${argument} has ${show value}, which is not in the Nix store: write a derivation, or a path without quotes";
+          refuse "${argument} has ${show value}, which is not in the Nix store: write a derivation, or a path without quotes";
 
       # A JSON file in the store, or null
       file =
@@ -205,11 +193,18 @@ let
         if value == null then
           null
         else if isPath value || isString value && hasPrefix "/" value && !hasContext value then
-          # Copied to the store under a valid name, whatever the file's own name is.
-          builtins.path {
-            name = "${argument}.json";
-            path = /. + value;
-          }
+          # Under its own name, for the sentence that says what is wrong with it, if the store takes that
+          if builtins.pathExists value then
+            builtins.path {
+              name =
+                if match "[0-9a-zA-Z][0-9a-zA-Z+._?=-]{0,99}" (baseNameOf value) != null then
+                  baseNameOf value
+                else
+                  "${argument}.json";
+              path = /. + value;
+            }
+          else
+            refuse "${argument} is ${toString value}, and there is no such file, or evaluation may not read it"
         else
           "${
             check argument (
@@ -224,11 +219,11 @@ let
         in
         if value == "now" then
           builtins.currentTime
-            or (throw "${argument} = \"now\" is impure, and this evaluation is pure: give a time, or pass --impure")
+            or (refuse "${argument} = \"now\" is impure, and this evaluation is pure: give a time, or pass --impure")
         else if seconds != null then
           seconds
         else
-          throw "${argument} must be a time from 1970 to 9999 such as \"2024-05-06\", \"2024-05-06T07:08:09Z\", \"@1714979289\" or \"now\", not ${show value}";
+          refuse "${argument} must be a time from 1970 to 9999 such as \"2024-05-06\", \"2024-05-06T07:08:09Z\", \"@1714979289\" or \"now\", not ${show value}";
 
       # An owner as tar takes it, NAME:NUMBER. The number may be a string, as in dockerTools, which
       # passes it in a builder's environment; the largest one means "no user" to the kernel.
@@ -248,7 +243,7 @@ let
 
       # Longer names are invalid, and matching them overflows Nix's stack.
       isShort = value: isString value && stringLength value <= 255;
-      image = toLower (check "name" isShort "a string of up to 255 characters" name);
+      image = lower (check "name" isShort "a string of up to 255 characters" name);
       tagged = match "([^@]+):([^/]*)" image;
     in
     {
@@ -256,9 +251,9 @@ let
         if match nameExpression image != null then
           image
         else if tagged != null then
-          throw "name must be without a tag: write name = \"${builtins.head tagged}\"; tag = \"${builtins.elemAt tagged 1}\""
+          refuse "name must be without a tag: write name = \"${builtins.head tagged}\"; tag = \"${builtins.elemAt tagged 1}\""
         else
-          throw "name must be letters and digits, with . _ - and / between them, such as \"team/notes\", not ${show name}";
+          refuse "name must be letters and digits, with . _ - and / between them, such as \"team/notes\", not ${show name}";
       tag = check "tag" (
         value: value == null || isString value && match "[A-Za-z0-9_][A-Za-z0-9._-]{0,127}" value != null
       ) "null or a string of up to 128 letters, digits, _ . - that begins with no . or -" tag;
@@ -282,7 +277,7 @@ let
         if isList layers && builtins.all isList layers then
           map (group: map (storePath "layers") (flatten group)) layers
         else
-          throw "layers must be a list of lists of derivations, as in layers = [ [ pkgs.hello ] ], not ${
+          refuse "layers must be a list of lists of derivations, as in layers = [ [ pkgs.hello ] ], not ${
             if isList layers then "a flat list" else show layers
           }";
       popularity = file "popularity" popularity;
@@ -295,7 +290,7 @@ let
         else if isStringLike fromImage && hasPrefix "${storeDir}/" "${fromImage}" then
           "${fromImage}"
         else
-          throw "fromImage must be an image archive or OCI layout, as a derivation (dockerTools.pullImage) or a path without quotes, not ${show fromImage}";
+          refuse "fromImage must be an image archive or OCI layout, as a derivation (dockerTools.pullImage) or a path without quotes, not ${show fromImage}";
       extraCommands = checkCommands "extraCommands" extraCommands;
       fakeRootCommands = checkCommands "fakeRootCommands" fakeRootCommands;
       includeStorePaths = checkBoolean "includeStorePaths" includeStorePaths;
@@ -329,14 +324,15 @@ let
       else
         [ "there is no argument ${argument}: ${absent.${argument}}" ]
     ) (attrNames given);
+  function = if caller == "" then "buildImage" else caller;
 in
 given:
 if !isAttrs given then
-  throw "buildImage takes a set of arguments, not ${show given}"
+  throw "${function} takes a set of arguments, not ${show given}"
 else if problemsOf given != [ ] then
-  throw "buildImage: ${builtins.concatStringsSep "; " (problemsOf given)}"
+  throw "${function}: ${builtins.concatStringsSep "; " (problemsOf given)}"
 else if !(given ? name) then
-  throw "buildImage: name is missing: write name = \"hello\""
+  throw "${function}: name is missing: write name = \"hello\""
 else
   let
     arguments = normalize given;

@@ -32,7 +32,12 @@ let
     seq
     ;
 
-  buildImage = import ./image.nix { inherit tools system; };
+  buildImage =
+    name:
+    import ./image.nix {
+      inherit tools system;
+      caller = "buildImages: images.${name}";
+    };
   builders = import ../builders { inherit tools; };
 
   calls =
@@ -47,15 +52,18 @@ let
           throw "buildImages: images.${name} must be the arguments of a call of buildImage, as in images.${name} = { contents = [ pkgs.nginx ]; }"
       ) images;
 
-  requests = mapAttrs (_: call: (buildImage call).toPlan) calls;
+  requests = mapAttrs (name: call: (buildImage name call).toPlan) calls;
   lock = builders.plan_fleet {
     images = requests;
     # Read and copied to the store as buildImage does.
     inherit (readArguments { name = "fleet"; inherit known; }) known;
   };
-  readArguments = import ./arguments.nix { inherit tools system; };
+  readArguments = import ./arguments.nix {
+    inherit tools system;
+    caller = "buildImages";
+  };
 
-  planned = mapAttrs (_: call: buildImage (call // { known = lock; })) calls;
+  planned = mapAttrs (name: call: buildImage name (call // { known = lock; })) calls;
   # Without this, the evaluation would build the images' plans one after the other.
   plans = tools.writeText "fleet-plans" (
     concatStringsSep "\n" (map (image: "${image.groupedLayers}") (attrValues planned))

@@ -6,6 +6,8 @@
   tools,
   # System of the machine that the image is for
   system ? tools.stdenv.hostPlatform.system,
+  # What errors begin with where this call is one of several, such as "buildImages: images.web"
+  caller ? "",
 }@given:
 let
   inherit (builtins)
@@ -23,10 +25,12 @@ let
     toJSON
     ;
 
+  inherit (import ../lib.nix) unique;
+
   tools = import ./check-tools.nix given.tools;
   builders = import ../builders { inherit tools; };
   makeLayers = import ./layers.nix { inherit builders; };
-  readArguments = import ./arguments.nix { inherit tools system; };
+  readArguments = import ./arguments.nix { inherit tools system caller; };
 
   # Contents may be folders in store paths; Nix exports the references of whole store paths only.
   wholePath =
@@ -36,13 +40,6 @@ let
       name = head (builtins.split "/" (substring start (-1) path));
     in
     substring 0 (start + stringLength name) path;
-
-  unique = list: map (value: value.key) (
-    builtins.genericClosure {
-      startSet = map (key: { inherit key; }) list;
-      operator = _: [ ];
-    }
-  );
 
   # A file with the store paths that a text refers to, so that Nix finds the references. It is in no
   # image; what it refers to is.
@@ -243,7 +240,7 @@ outputs.layout
   # As in nixpkgs: the image with additional or changed arguments
   override =
     changes:
-    import ./image.nix { inherit tools system; } (
+    import ./image.nix { inherit tools system caller; } (
       arguments // (if isFunction changes then changes arguments else changes)
     );
   overrideAttrs = _: throw "an image has no overrideAttrs: write override { ... }, which changes arguments of buildImage";

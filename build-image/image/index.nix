@@ -33,6 +33,7 @@ let
   # Name and tag follow the same rules as in buildImage.
   named = import ./arguments.nix {
     inherit tools;
+    caller = "buildIndex";
     # On a Mac, docker runs images of Linux on the same processor.
     system = builtins.replaceStrings [ "-darwin" ] [ "-linux" ] tools.stdenv.buildPlatform.system;
   } { inherit name tag; };

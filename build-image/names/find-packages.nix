@@ -161,7 +161,7 @@ let
   # Errors that cannot be caught end the evaluation; this names the package in their trace.
   evaluate =
     name:
-    builtins.addErrorContext "while looking up the package '${name}'" (
+    builtins.addErrorContext "while looking up the package '${(import ../lib.nix).printable name}'" (
       let
         package = find name;
         outPath = package.failure or package.value.outPath;

@@ -66,21 +66,13 @@ let
         mustBe "a channel, branch, tag or commit of nixpkgs";
 
     git =
-      let
-        arguments =
-          if isAttrs srcArgs then
-            srcArgs
-          else
-            import ./read-json.nix {
-              argument = "srcArgs";
-              opening = "{";
-              closing = "}";
-            } srcArgs;
-      in
-      if arguments == null then
-        mustBe "the arguments of fetchGit as JSON, such as '{\"url\": \"https://...\", \"ref\": \"main\"}'"
-      else
-        builtins.fetchGit arguments;
+      builtins.fetchGit (
+        import ./read-json.nix {
+          argument = "srcArgs";
+          what = "the arguments of fetchGit for srcType 'git', JSON such as '{\"url\": \"https://...\", \"ref\": \"main\"}'";
+          isRight = isAttrs;
+        } srcArgs
+      );
 
     path =
       if isPath srcArgs || isString srcArgs && substring 0 1 srcArgs == "/" then

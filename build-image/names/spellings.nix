@@ -7,18 +7,14 @@ let
     genList
     groupBy
     length
-    replaceStrings
     sort
     stringLength
     substring
     ;
-
-  characters = string: genList (index: substring index 1 string) (stringLength string);
-  letters = characters "abcdefghijklmnopqrstuvwxyz";
-  lower = replaceStrings (characters "ABCDEFGHIJKLMNOPQRSTUVWXYZ") letters;
+  inherit (import ../lib.nix) characters lower unique;
 
   # The characters of nixpkgs' names in lower case
-  alphabet = letters ++ characters "0123456789-_";
+  alphabet = characters "abcdefghijklmnopqrstuvwxyz0123456789-_";
 
   # All spellings that are one slip away, the likeliest slips first. Looking these up takes the same
   # time in a large set of names as in a small one; measuring the distance to each name does not.
@@ -45,14 +41,6 @@ let
     ++ put (index: index + 1) size;
 
   atMost = count: list: genList (builtins.elemAt list) (if length list < count then length list else count);
-
-  # Each value once, where it comes first
-  unique = list: map (value: value.key) (
-    builtins.genericClosure {
-      startSet = map (key: { inherit key; }) list;
-      operator = _: [ ];
-    }
-  );
 in
 # The existing names; not evaluated until a name is looked up
 names:

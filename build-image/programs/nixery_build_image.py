@@ -11,10 +11,11 @@ an error), `--store`, `--builders`, `--option`. What the caller gets:
     standard error     Nix's progress and errors as they come; then one more line: how large the
                        image is, and how much of it is new; or what failed, since Nix ends with
                        traces, notes and advice in an order that differs by version
-    exit status        0 with an answer; otherwise nix-build's, or 128 and the signal that ended it
+    exit status        0 with an answer; 2 if an argument is not JSON; otherwise nix-build's, or 128
+                       and the signal that ended it
 
 Needs only the store: no channels, NIX_PATH, HOME or writable folder. When this program gets a
-signal or is killed, its builds end. docs/registry.md has the whole contract.
+signal or is killed, its builds end. docs/nixery-build-image.md has the whole contract.
 """
 
 # Run as `nixery_build_image.py NIX_BUILD SOURCES [ARGUMENT ...]`, see default.nix.
@@ -37,8 +38,6 @@ from types import FrameType
 from typing import NamedTuple
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# What a terminal would obey; builders write what they like.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 # "error: ..." at any depth of a trace; without a message it opens a trace (seen with Nix 2.26).
 _ERROR = re.compile(r"\s*error:\s*(.*)$")
 _REASON = re.compile(r"\s*Reason: (.*)$")  # seen with Nix 2.34
@@ -55,6 +54,13 @@ _FATAL = re.compile(r"fatal: (.*)$")
 _CONSEQUENCE = re.compile(r"\d+ dependenc|some errors|build of .* failed$")
 
 NO_REASON = "nix-build gave no reason"
+# Arguments that are JSON, with what is one
+JSON_ARGUMENTS = {
+    "packages": '["git", "curl"]',
+    "systems": '["x86_64-linux", "aarch64-linux"]',
+    "importArgs": '{"config": {"allowUnfree": true}}',
+    "srcArgs": '{"url": "https://git.example.org/packages", "ref": "main"}',
+}
 # A collection of garbage decides on a set of paths and then deletes one after the other; Nix can
 # take one for its own in between, and misses it later. tests/kill_loop.py, with its collections one
 # after the other, meets that now and then; the next attempt makes the paths anew.
@@ -91,7 +97,7 @@ def find_failure(lines: Iterable[str]) -> Failure:
     subjects: list[str] = []
     building = fatal = ""
     disk_full = False
-    for line in (_COLOUR.sub("", line).rstrip() for line in lines):
+    for line in (printable(line).rstrip() for line in lines):
         disk_full = disk_full or "lack of free disk space" in line
         if match := _SUBJECT.match(line):
             subjects.append(match[1])
@@ -121,8 +127,39 @@ def find_failure(lines: Iterable[str]) -> Failure:
     if subjects:
         # The first in the alphabet tells most: an argument, a package, the package set.
         summary = f"{min(subjects)}: {summary}"
-    summary = _CONTROL.sub(" ", summary) + " (the disk may be full)" * disk_full
+    summary += " (the disk may be full)" * disk_full
     return Failure(cause["message"], cause.get("log", ""), summary)
+
+
+def printable(text: str) -> str:
+    """Return one line that does nothing to a terminal; packages and builders write what they like.
+
+    >>> printable("a\\nnixery-build-image: b\\x1b[2J\\u2028c")
+    'a nixery-build-image: b [2J c'
+    """
+    return "".join(it if it.isprintable() else " " for it in _COLOUR.sub("", text))
+
+
+def check_json(given: dict[str, str]) -> str | None:
+    """Return what is wrong with arguments that are to be JSON, or None.
+
+    >>> check_json({"packages": "['git']"})
+    'packages is not JSON: Expecting value at line 1, column 2: write it as in ["git", "curl"]'
+    """
+    for argument, example in JSON_ARGUMENTS.items():
+        if argument not in given or (argument == "srcArgs" and given.get("srcType") != "git"):
+            continue
+        try:
+            value = json.loads(given[argument])
+            is_escaped = "\\u0000" in json.dumps(value).replace("\\\\", "")
+            problem = "a string has \\u0000, which Nix cannot hold" if is_escaped else None
+        except json.JSONDecodeError as error:
+            problem = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        except RecursionError:
+            problem = "brackets are nested too deeply"
+        if problem:
+            return f"{argument} is not JSON: {problem}: write it as in {example}"
+    return None
 
 
 def describe_answer(path: str, packed_layers: int) -> str:
@@ -130,7 +167,7 @@ def describe_answer(path: str, packed_layers: int) -> str:
     with open(path, encoding="utf-8") as file:
         answer = json.load(file)
     if "manifest" not in answer:
-        return f"{answer['error']}: {', '.join(answer['pkgs'])}"
+        return printable(f"no image, {answer['error']}: {', '.join(answer['pkgs'])}")
     sizes = [blob["size"] for blob in answer["layerLocations"].values()]
     size = f"{len(sizes)} blobs, {sum(sizes) / 1e6:.1f} MB"
     return f"{size}; layers that are new in this store: {packed_layers}"
@@ -165,8 +202,9 @@ class ErrorOutput:
         """Write each line of `stream` as it comes, and yield it."""
         for line in stream:
             self.packed_layers += bool(_PACKING.match(line))
-            self.lines.put(line)
-            yield line.decode(errors="replace")
+            text = printable(line.decode(errors="replace").rstrip("\r\n"))
+            self.lines.put(f"{text}\n".encode())
+            yield text
 
     def close(self) -> None:
         """Wait until all is written."""
@@ -208,9 +246,11 @@ class Guard:
         try:
             with open(reading, "rb") as pipe:
                 process = int(pipe.read().split()[-1])  # ends when nobody can write any more
-            while process:
-                os.kill(process, signal.SIGTERM)  # fails when Nix has ended
-                time.sleep(1)
+            with contextlib.suppress(ProcessLookupError):  # Nix has ended
+                while process:
+                    os.kill(process, signal.SIGTERM)
+                    time.sleep(1)
+            kill_session(process)
         finally:
             os._exit(0)
 
@@ -218,6 +258,13 @@ class Guard:
         """Say which process is to end; 0 for none."""
         with contextlib.suppress(OSError):  # the guard itself has been killed
             write(self.pipe, b"%d\n" % process)
+
+
+def kill_session(leader: int) -> None:
+    """Kill what a process that has ended has left behind, such as a git that waits for a server."""
+    with contextlib.suppress(ProcessLookupError):
+        if leader:
+            os.killpg(leader, signal.SIGKILL)
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
@@ -234,7 +281,10 @@ def build(
         if number != signal.SIGALRM:
             received.append(number)
         if received and process is not None:
-            process.terminate()
+            if process.poll() is None:
+                process.terminate()
+            else:
+                kill_session(process.pid)
 
     for number in SIGNALS:
         signal.signal(number, end)
@@ -247,6 +297,7 @@ def build(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
+        start_new_session=True,
         preexec_fn=lambda: guard.watch(os.getpid()),
     )
     failure = find_failure(errors.pass_on(process.stderr))
@@ -280,6 +331,9 @@ def main() -> int:
         except OSError:
             os.open(os.devnull, os.O_RDONLY)  # Else a pipe to Nix would take its number.
     given = arguments_of(arguments)
+    if problem := check_json(given):
+        print(f"nixery-build-image: {printable(problem)}", file=sys.stderr)
+        return 2
     # -Q: Nix tells a failed builder's last lines with the error, not all of them as they come.
     command = [nix_build, "--no-out-link", "--show-trace", "-Q"]
     command.append(os.path.join(sources, "build-image.nix"))
@@ -317,7 +371,7 @@ def main() -> int:
             status, summary = 1, f"cannot write the answer to standard output: {error.strerror}"
     # Nix 2.8 forgets where it was when the stack is full.
     elif summary.startswith("stack overflow"):
-        summary = _CONTROL.sub(" ", f"packages {given.get('packages', '')}: {summary}")
+        summary = printable(f"packages {given.get('packages', '')}: {summary}")
     if status != 0:
         errors.lines.put(f"nixery-build-image: {summary}\n".encode(errors="replace"))
         # Who reads standard output to its end first must see it end.

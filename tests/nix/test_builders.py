@@ -72,6 +72,9 @@ class TestPack:
             "group": "root:0",
         }
         (folder / ".attrs.json").write_text(json.dumps(attributes))
+        return self.run(folder, cores)
+
+    def run(self, folder: Path, cores: int = 2) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "-BEsS", ROOT / "build-image/builders/pack_layer.py"],
             cwd=folder,
@@ -79,6 +82,16 @@ class TestPack:
             capture_output=True,
             text=True,
         )
+
+    @pytest.mark.parametrize("compressor", ["none", "gz", "zstd"])
+    def test_full_disk_is_one_line(self, tmp_path, content, compressor):
+        folder = tmp_path / "full"
+        assert self.pack(folder, content, compressor).returncode == 0
+        (folder / "out").unlink()
+        (folder / "out").symlink_to("/dev/full")
+        done = self.run(folder)
+        assert done.returncode != 0
+        assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
 
     @pytest.mark.parametrize("compressor", ["gz", "zstd"])
     def test_bytes_are_the_same_with_any_number_of_cores(self, tmp_path, content, compressor):

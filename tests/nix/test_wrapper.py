@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from kill_loop import descendants
+from kill_loop import descendants, is_alive
 
 from nix import ROOT, Nix, attempt, run
-from nixery_build_image import find_failure
 from served import Wrapper, settings
 
 
@@ -35,52 +35,6 @@ def odd(wrapper: Wrapper, tmp_path_factory: pytest.TempPathFactory) -> Wrapper:
     text = f'import "{ROOT}/tests/support/odd-packages.nix" {wrapper.package_set}\n'
     (folder / "default.nix").write_text(text)
     return Wrapper(wrapper.program, folder)
-
-
-# ------------------------------------------------------------------------------- what went wrong
-
-
-@pytest.mark.parametrize(
-    ("lines", "summary"),
-    [
-        ("error: boom\n … while looking up the package 'a'\n", "package 'a': boom"),
-        # Newer Nixes tell first what they were doing.
-        ("error:\n … while looking up the package 'a'\n  error: boom", "package 'a': boom"),
-        (
-            "error:\n … while loading the package set\n"
-            " … while reading the argument srcArgs as JSON\n  error: no JSON",
-            "argument srcArgs: no JSON",
-        ),
-        (
-            "error: no JSON\n … while reading the argument srcArgs as JSON\n"
-            " … while loading the package set\n",
-            "argument srcArgs: no JSON",
-        ),
-        (
-            "fatal: couldn't find remote ref x\nfatal: ambiguous argument 'x'\n"
-            "error: program 'git' failed with exit code 128",
-            "program 'git' failed with exit code 128: couldn't find remote ref x",
-        ),
-        ("fatal: of a builder\nerror: boom", "boom"),
-        (
-            "error: Cannot build '/x.drv'.\n  Reason: builder failed with exit code 3.\n"
-            "  Last 1 log lines:\n  > last\nerror: Cannot build '/y.drv'.\n"
-            "  Reason: 1 dependency failed.",
-            "Cannot build '/x.drv': builder failed with exit code 3: last",
-        ),
-        ("building '/x.drv'...\nerror: timed out after 1 seconds", "building '/x.drv' timed out"),
-        (
-            "error: boom\nnote: build failure may have been caused by lack of free disk space\n"
-            "error: 1 dependencies of derivation '/y.drv' failed to build",
-            "boom (the disk may be full)",
-        ),
-        ("\x1b[31;1merror:\x1b[0m a\x07b", "a b"),
-        ("error:\nwarning: nothing", "nix-build gave no reason"),
-    ],
-)
-def test_what_nix_says_in_one_line(lines: str, summary: str) -> None:
-    """In words that Nix 2.8, 2.26 and 2.34 use."""
-    assert find_failure(lines.splitlines()).summary.startswith(summary)
 
 
 # ---------------------------------------------------------------------------------------- answers
@@ -178,16 +132,22 @@ def test_timeout(odd: Wrapper) -> None:
         ("--no-such-option", "no-such-option"),
         ("--argstr maxLayers", "'--argstr' requires "),
         ("--argstr srcType wrong", "srcType must be 'nixpkgs', 'git' or 'path', not \"wrong\""),
-        ("--argstr packages git", "packages must be a JSON array of strings such as '["),
+        (
+            "--argstr packages git",
+            "packages is not JSON: Expecting value at line 1, column 1: wr",
+        ),
         ("--argstr packages []", "packages is empty"),
         ("--argstr packages [1]", "packages must be a JSON array of strings such as '["),
-        ('--argstr packages ["git"]]', "argument packages: "),
-        ('--argstr packages ["hello\\u0000"]', "packages has \\u0000 in a string"),
+        ('--argstr packages ["git"]]', "packages is not JSON: Extra data at line 1, column 8"),
+        ('--argstr packages ["hello\\u0000"]', "packages is not JSON: a string has \\u0000"),
         ("--argstr maxLayers 0", "maxLayers must be"),
         ("--argstr mediaTypes podman", 'mediaTypes must be "docker" or "oci", not "podman"'),
-        ("--argstr importArgs notjson", "importArgs must be a set, or a JSON object such as '{"),
+        ("--argstr importArgs notjson", "importArgs is not JSON: "),
         ("--argstr importArgs []", "importArgs must be a set, or a JSON object such as '{"),
-        ('--argstr importArgs {"a":}', "argument importArgs: "),
+        (
+            '--argstr importArgs {"a":}',
+            "importArgs is not JSON: Expecting value at line 1, col",
+        ),
         ("--argstr popularity a.json", "popularity must be an absolute path or a derivation, not"),
         ("--argstr srcArgs here", "srcArgs for srcType 'path' must be the absolute path of a pack"),
         (
@@ -201,6 +161,25 @@ def test_timeout(odd: Wrapper) -> None:
 )
 def test_wrong_arguments(wrapper: Wrapper, words: str, reason: str) -> None:
     assert reason in wrapper.failure(["hello"], *words.split(" "))
+
+
+def test_json_that_is_none_never_reaches_nix(wrapper: Wrapper) -> None:
+    done = wrapper.call(["hello"], "--argstr", "packages", "[git]")
+    sentence = "packages is not JSON: Expecting value at line 1, column 2: write it as in"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f'nixery-build-image: {sentence} ["git", "curl"]\n'
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nnixery-build-image: 3 blobs", "a\x1b[2J\x07", "a\u2028b", "a\rb", "a\x9b2J"]
+)
+def test_names_forge_no_line_and_reach_no_terminal(wrapper: Wrapper, name: str) -> None:
+    done = wrapper.call([name])
+    assert json.loads(Path(done.stdout.strip()).read_bytes())["pkgs"] == [name]
+    lines = done.stderr.removesuffix("\n").split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert [line for line in lines if line.startswith("nixery-build-image: ")] == lines[-1:]
+    assert lines[-1].startswith("nixery-build-image: no image, not_found: a")
 
 
 def test_git_revision_that_does_not_exist_is_no_packages_fault(
@@ -263,8 +242,8 @@ def test_documentation_lists_the_arguments() -> None:
     file = ROOT / "build-image" / "build-image.nix"
     expression = f'builtins.attrNames (builtins.functionArgs (import "{file}"))'
     known = json.loads(run("nix-instantiate", "--eval", "--json", "-E", expression).stdout)
-    text = (ROOT / "docs" / "registry.md").read_text()
-    table = text.partition("### What it takes")[2].partition("All other words")[0]
+    text = (ROOT / "docs" / "nixery-build-image.md").read_text()
+    table = text.partition("## What it takes")[2].partition("All other words")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert sorted(re.findall("`(.*?)`", "".join(rows))) == sorted({*known} - {"contents"})
 
@@ -419,7 +398,7 @@ def sleeping(pids: Iterable[int]) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_a_signal_ends_the_builds(odd: Wrapper, number: signal.Signals) -> None:
     process = subprocess.Popen(
         odd.command(["sleeping"]),
@@ -449,6 +428,33 @@ def test_a_signal_ends_the_builds(odd: Wrapper, number: signal.Signals) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("the builder is still there")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_a_signal_ends_a_git_that_waits_for_its_server(
+    wrapper: Wrapper, number: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        arguments = json.dumps({"url": f"git://127.0.0.1:{port}/packages", "ref": "main"})
+        process = subprocess.Popen(
+            wrapper.command(["hello"], srcType="git", srcArgs=arguments),
+            env={**settings(), "PATH": os.environ["PATH"]},
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        connection, _ = silent.accept()
+        below = descendants(process.pid)
+        process.send_signal(number)
+        process.wait()
+        connection.settimeout(60)
+        while connection.recv(1000):  # until git has gone
+            pass
+    for _ in range(600):
+        if not any(map(is_alive, below)):
+            return
+        time.sleep(0.1)
+    raise AssertionError("something is still there")
 
 
 def test_killed_program_goes_on_ending_nix(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ prepare() {
   [[ -z "$command" ]] || run_as_root "$command"
   # As an ordinary user Nix 2.10 and later take a store in the home unless this folder is there.
   ((UID == 0)) || [[ ! -w /nix ]] || mkdir -p /nix/var/nix
+  check_devices
   set_nix_config
 }
 
@@ -84,15 +85,42 @@ END
 
 # Add to the machine's own settings what Nix needs to build here.
 set_nix_config() {
-  if ! has_nixpkgs; then
-    # Else each command waits for a cache that does not answer.
-    NIX_CONFIG="${NIX_CONFIG-}"$'\n'"substituters ="
-  fi
+  settings=() # those that Nix needs whenever it runs here
   if [[ -z "${NIX_REMOTE-}" && -w /nix/store || ! -e /nix/store ]]; then
     # Without a daemon, as in a container, there may be no users to build as, and the machine may
     # not allow what sandboxes are made of.
-    getent group nixbld >/dev/null || NIX_CONFIG="${NIX_CONFIG-}"$'\n'"build-users-group ="
-    unshare --user true 2>/dev/null || NIX_CONFIG="${NIX_CONFIG-}"$'\n'"sandbox = false"
+    getent group nixbld >/dev/null || settings+=("build-users-group =")
+    unshare --user true 2>/dev/null || settings+=("sandbox = false")
+  fi
+  NIX_CONFIG=${NIX_CONFIG-}$(printf '\n%s' "${settings[@]}")
+  if ! has_nixpkgs; then
+    # Else each command waits for a cache that does not answer.
+    NIX_CONFIG+=$'\n'"substituters ="
   fi
   export NIX_CONFIG
+}
+
+# Have Nix work by hand as it does here, and flakes too: write the user's nix.conf, or say what is
+# missing from the one that is there.
+keep_settings() {
+  local file=${XDG_CONFIG_HOME:-$HOME/.config}/nix/nix.conf setting missing=
+  [[ $(nix-instantiate --eval -E 'builtins ? getFlake') == true ]] ||
+    settings+=("experimental-features = nix-command flakes")
+  for setting in "${settings[@]}"; do
+    grep -qsxF "$setting" "$file" || missing+=$setting$'\n'
+  done
+  if [[ -z "$missing" ]]; then
+    return
+  elif [[ ! -e $file ]] && mkdir -p "${file%/*}" 2>/dev/null && printf %s "$missing" >"$file"; then
+    say "wrote $file, without which Nix would not work by hand here: ${missing//$'\n'/; }"
+  else
+    say "for Nix by hand, $file needs these lines: ${missing//$'\n'/; }"
+  fi
+}
+
+# End with one line if the machine lacks what Nix builds with.
+check_devices() {
+  [[ -e /proc/self ]] || fail "/proc is missing: mount -t proc proc /proc"
+  python3 -c 'import os; os.openpty()' 2>/dev/null ||
+    fail "pseudo terminals are missing, in which Nix runs builds: mount -t devpts devpts /dev/pts"
 }

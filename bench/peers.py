@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from corpora import Corpus
 
@@ -150,6 +150,7 @@ class Program:
 
     def __init__(self, file: Path | str) -> None:
         spec = importlib.util.spec_from_file_location("group_layers", file)
+        assert spec and spec.loader
         self.module: ModuleType = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.module)
 
@@ -166,8 +167,8 @@ class Program:
         if not images:
             return []
         graphs = {str(number): image for number, image in enumerate(images)}
-        document = {name: image.entries() for name, image in graphs.items()}
-        document["exportReferencesGraph"] = {name: it.roots for name, it in graphs.items()}
+        roots = {"exportReferencesGraph": {name: it.roots for name, it in graphs.items()}}
+        document = {**roots, **{name: image.entries() for name, image in graphs.items()}}
         plans = [[{"contents": layer} for layer in layers] for layers in known]
         inputs = {
             "--graph": document,
@@ -196,7 +197,7 @@ class Program:
         return [[layer["contents"] for layer in planned[name]] for name in graphs]
 
     def plan_alone(
-        self, image: Image, budget: int, popularity: Mapping[str, int], **more: object
+        self, image: Image, budget: int, popularity: Mapping[str, int], **more: Any
     ) -> Layers:
         """Plan one image."""
         return self.plan([image], budget, popularity, **more)[0]

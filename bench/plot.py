@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 __all__ = ["Panel", "draw"]
 
@@ -15,7 +15,7 @@ COLORS = ("#d9620f", "#b8860b", "#8b5cf6", "#0e8a6a", "#888888")
 DASHES = ("--", ":", "-.", (0, (7, 2, 2, 2)), "--")
 INK = "#768390"  # between black on white and white on black
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "",  # else names of parts differ in each run
     "font.family": "sans-serif",
@@ -35,7 +35,7 @@ class Panel(NamedTuple):
     """One chart: points (x, y) of each line, y above zero; what y is, if not the same in all."""
 
     title: str
-    lines: Mapping[str, Sequence[tuple[float, float]]]
+    lines: dict[str, list[tuple[float, float]]]
     y_label: str = ""
 
 

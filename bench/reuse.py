@@ -227,8 +227,8 @@ def measure(
     def figures(case: int) -> Figures:
         joint = cases[case].strategy.joint
 
-        def plan(part: Sequence[Task]) -> list[Plan]:
-            return jointly.get((case, part)) or [alone[task][case] for task in part]
+        def plan(part: tuple[Task, ...]) -> list[Plan]:
+            return jointly.get((case, part)) or [alone[task][case] or {} for task in part]
 
         def of_update(old: list[Plan], new: list[Plan], before: list, after: list) -> list:
             """The figures update, rollout and update for chains."""
@@ -324,7 +324,7 @@ class _Needs:
     def __init__(self, corpus: Corpus, paths: Iterable[str]) -> None:
         self.sizes = corpus.sizes
         bits = {path: 1 << number for number, path in enumerate(sorted(paths))}
-        self.closures = {path: sum(map(bits.get, corpus.closure([path]))) for path in bits}
+        self.closures = {path: sum(bits[it] for it in corpus.closure([path])) for path in bits}
 
     def moved(self, layers: Iterable[Iterable[str]]) -> int:
         """Return the bytes of layers that change with a path, summed over all paths."""
@@ -361,11 +361,12 @@ def of_applications(
 
 # The report
 
-ALONE = ("layers", "fleet", "share", "update", "rollout", "fleet_update", "fleet_rollout", "touch")
-ALONE += ("edit", "library", "year")
-ALONE += tuple(name + CHAINS for name in ("fleet", "update", "fleet_update", "edit", "library"))
-JOINT = ("fleet", "share", "fleet_update", "fleet_rollout", "join")
-JOINT += ("fleet" + CHAINS, "fleet_update" + CHAINS)
+ALONE = (
+    "layers fleet share update rollout fleet_update fleet_rollout touch edit library year".split()
+)
+ALONE += [name + CHAINS for name in ("fleet", "update", "fleet_update", "edit", "library")]
+JOINT = "fleet share fleet_update fleet_rollout join".split()
+JOINT += [name + CHAINS for name in ("fleet", "fleet_update")]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -464,8 +465,9 @@ def chart(corpus: Corpus, images: int) -> str:
     ]
     for case, figures in compare(corpus, None, drawn, PLOT_BUDGETS, images):
         for panel, name in zip(panels, ("fleet", "edit")):
-            line = panel.lines.setdefault(KNOWN_AS[case.strategy.name], [])
-            line.append((case.budget, figures[name]))
+            panel.lines.setdefault(KNOWN_AS[case.strategy.name], []).append(
+                (case.budget or 0, figures[name] or 0)
+            )
     return draw(panels, "Lower is better", "layers that an image may have", bold=(OURS,))
 
 
@@ -507,7 +509,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.images < 2 or min(arguments.budgets) < 1:
         parser.error("at least two images and one layer")
-    pairs = []
+    pairs: list[Sequence[str]] = []
     for name in arguments.sets or ["debian"]:
         pairs += DEBIAN_SETS if name == "debian" else [name.split(",", 1)]
     arguments.sets = pairs
@@ -518,13 +520,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     try:
         strategies = choose_strategies(arguments.program, arguments.only)
-        sets = [(*map(read_corpus, names), None)[:2] for names in arguments.sets]
+        sets = [
+            (read_corpus(name), read_corpus(later[0]) if later else None)
+            for name, *later in arguments.sets
+        ]
     except CorpusError as error:
         print(f"reuse: {error}", file=sys.stderr)
         return 2
 
     budgets, images = arguments.budgets, arguments.images
-    sections = []
+    sections: list[str] = []
 
     def report(*paragraphs: str) -> None:
         print(*paragraphs, sep="\n\n", end="\n\n", flush=True)

@@ -84,9 +84,9 @@ def measure_grouping(folder: Path, repeats: int) -> str:
         graph = folder / "graph.json"
         # In a process of its own: this one must stay small, see `Run.peak`.
         with open(graph, "w", encoding="utf-8") as stream:
-            program = [sys.executable, BENCH / "graphs.py", shape, str(count)]
+            program: Command = [sys.executable, BENCH / "graphs.py", shape, str(count)]
             subprocess.run(program, stdout=stream, check=True)
-        words = [sys.executable, PROGRAM, "--graph", graph, "--out", folder / "plan"]
+        words: Command = [sys.executable, PROGRAM, "--graph", graph, "--out", folder / "plan"]
         runs = alternate({name: [*words, *more] for name, more in STRATEGIES.items()}, repeats)
         for name, its_runs in runs.items():
             cpu = spread([1000 * its_run.cpu for its_run in its_runs])
@@ -169,7 +169,7 @@ def measure_again(builder: Builder, size: str, repeats: int) -> list[tuple]:
     def command(program: str, **more: str) -> Command:
         return builder.command(program, "image", size, FIRST, **more)
 
-    commands = {
+    commands: dict[str, Command | Callable] = {
         "evaluate": command("nix-instantiate"),
         "evaluate, and make the plan": lambda: command("nix-instantiate", mtime=builder.new_time()),
         "build": command("nix-build"),
@@ -202,7 +202,9 @@ def measure_first(
         command = " ".join(f"'{word}'" for word in build("others.stream", **checkout)())
         return ["sh", "-ec", f"$({command}) >{streamed}"]
 
-    commands = {name: build(it, *words, **more) for name, (it, words, more) in WAYS.items()}
+    commands: dict[str, Command | Callable] = {
+        name: build(it, *words, **more) for name, (it, words, more) in WAYS.items()
+    }
     if nixpkgs:
         checkout = {"nixpkgs": str(nixpkgs.resolve())}
         commands[DOCKER_TOOLS] = build("others.archive", **checkout)

@@ -22,6 +22,7 @@ import pytest
 from destinations import TAKE_VALUE
 from docker_registry import DockerRegistry, run_registry
 from nix import ROOT, Image, Nix, attempt, run
+from revisions import delete_layers, with_new_page
 from served import with_store
 
 PLAIN = "--dest-tls-verify=false"
@@ -122,21 +123,6 @@ class TestSending:
             assert "(log in with `skopeo login`, or pass --dest-creds" in line
             done = run(copy_to, there, PLAIN, "--dest-creds", "user:pass")
             assert done.stdout == image.descriptor["digest"] + "\n"
-
-
-def with_new_page() -> str:
-    """Return arguments of an image that was not built before: with a page of its own."""
-    page = f'pkgs.writeTextDir "page" "{uuid.uuid4()}"'
-    return f'{{ name = "page"; contents = [ pkgs.tree ({page}) ]; }}'
-
-
-def delete_layers(nix: Nix, arguments: str) -> list[Path]:
-    """Delete those layers of an image that no other image has; return them."""
-    own = re.compile("layer-page|layer-image-root.tar|layers")
-    built = nix.build_image(arguments, "layers").paths
-    layers = [path for path in built if own.fullmatch(path.name[33:])]
-    run("nix-store", "--delete", *layers)
-    return layers
 
 
 class CacheHandler(SimpleHTTPRequestHandler):

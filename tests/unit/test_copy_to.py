@@ -23,7 +23,9 @@ from skopeo import explain
 EXAMPLE = "docker://registry.example.org/name:tag"
 
 
-@pytest.mark.parametrize("name", ["children", "destinations", "loopback_registry", "skopeo"])
+@pytest.mark.parametrize(
+    "name", ["children", "destinations", "docker", "loopback_registry", "skopeo", "ssh"]
+)
 def test_examples_of_the_modules_are_true(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 

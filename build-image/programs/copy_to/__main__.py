@@ -2,9 +2,9 @@
 
 Destinations are skopeo's, and ssh:
 
-  docker://REGISTRY/NAME:TAG       a registry
-  docker-daemon:NAME:TAG           docker on this machine, or where DOCKER_HOST and contexts say
-  containers-storage:NAME:TAG      podman on this machine
+  docker://REGISTRY/NAME:TAG         a registry
+  docker-daemon:NAME:TAG             docker, where DOCKER_HOST or its context says that it is
+  containers-storage:NAME:TAG        podman
   ssh://[USER@]HOST[:PORT]/NAME:TAG  docker or podman on another machine
   oci:FOLDER:TAG, oci-archive:FILE, docker-archive:FILE, dir:FOLDER
 
@@ -28,13 +28,16 @@ destination, so that a deployment can name it: REGISTRY/NAME@$(copy-to docker://
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from typing import Any
 
+import ssh
 from children import Failure, end_all, format_bytes, say
 from destinations import Destination, UsageError, option_value, read_words
-from loopback_registry import Image, Registry
+from docker import Docker, Unreachable
+from loopback_registry import Image, Push, Registry
 from skopeo import Skopeo
 
 FLEET_HELP = """Push the images of a fleet: copy-to DESTINATION ... [OPTION ...]
@@ -46,15 +49,52 @@ oci:FOLDER. Options go to `skopeo copy`.
 """
 
 
-def copy(
-    registry: Registry, skopeo: Skopeo, image: Image, destination: Destination, options: list[str]
-) -> str:
-    """Push an image to one destination; return the digest that it has there. Raises `Failure`."""
-    with registry.serving(image) as push:
-        digest = skopeo.copy(push, destination, options)
-    layers, size = len(push.sent), sum(push.sent.values())
-    say(f"{destination}: sent {layers} of {len(image.layers)} layers, {format_bytes(size)}")
-    return digest
+# What docker before version 23, and skopeo on its behalf, say of zstd
+NO_ZSTD = re.compile("zstd compression is not supported|archive/tar: invalid tar header")
+NO_ZSTD_ADVICE = 'this docker takes no zstd: build the image with `compressor = "gz"`'
+
+
+class Copier:
+    """What all pushes have in common: the registry, skopeo, and the options for it."""
+
+    def __init__(self, skopeo: Skopeo, options: list[str]) -> None:
+        self.registry = Registry()
+        self.skopeo = skopeo
+        self.options = options
+
+    def copy(self, image: Image, destination: Destination) -> str:
+        """Push an image; return the digest that it has at its destination. Raises `Failure`."""
+        with self.registry.serving(image) as push:
+            try:
+                if destination.scheme == "docker-daemon:":
+                    digest = self.copy_to_docker(push, destination)
+                elif destination.scheme == "ssh://":
+                    ssh.pull(self.registry, push, destination.server, ":".join(destination.image))
+                    digest = image.digest
+                else:
+                    digest = self.skopeo.copy(push, destination, self.options)
+            except Failure as failure:
+                if NO_ZSTD.search(str(failure)):
+                    raise Failure(f"{failure} ({NO_ZSTD_ADVICE})") from None
+                raise
+        layers, size = len(push.sent), sum(push.sent.values())
+        say(f"{destination}: sent {layers} of {len(image.layers)} layers, {format_bytes(size)}")
+        return digest
+
+    def copy_to_docker(self, push: Push, destination: Destination) -> str:
+        """Have docker pull an image, or send it as a whole to where docker cannot."""
+        docker = Docker.find(option_value(self.options, "--dest-daemon-host"))
+        name, tag = destination.image
+        try:
+            if docker.server:
+                ssh.pull(self.registry, push, docker.server, f"{name}:{tag}", ["docker"])
+            else:
+                docker.pull(push, name, tag)
+        except Unreachable:
+            say(f"docker at {docker.url} cannot pull from this machine: sending all layers")
+            whole = Destination("docker-daemon:", f"{name}:{tag}")
+            return self.skopeo.copy(push, whole, [*self.options, *docker.skopeo_options])
+        return push.image.digest
 
 
 def main(settings_file: str, *words: str) -> int:
@@ -81,15 +121,14 @@ def main(settings_file: str, *words: str) -> int:
         return 2
 
     digest_file = option_value(options, "--digestfile")
-    registry = Registry()
-    skopeo = Skopeo(settings["skopeo"], settings["preserveDigests"])
+    copier = Copier(Skopeo(settings["skopeo"], settings["preserveDigests"]), options)
     opened: dict[str, Image] = {}
     status = 0
     for name, destination in targets:
         try:
             if name not in opened:
                 opened[name] = Image(images[name]["documents"], images[name]["derivations"])
-            digest = copy(registry, skopeo, opened[name], destination, options)
+            digest = copier.copy(opened[name], destination)
         except Failure as failure:
             say(f"{destination}: not pushed: {failure}")
             status = 1

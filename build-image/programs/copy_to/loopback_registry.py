@@ -4,9 +4,9 @@ Whoever copies an image, skopeo or a daemon, asks here for each blob that the de
 Only then is a layer's store path copied from a binary cache or built: a machine does not need the
 layers that the destination has.
 
-Other users of the machine, and web pages in its browsers, can connect as well. What is served has a
-random name for the time of its push, so that nobody else can read it or make Nix build; requests
-with the `Host` of another site are refused.
+Web pages that are open on this machine can send requests here as well. So that they neither read
+the image nor make Nix build it, it has a random name for the time of its push, and requests with
+the `Host` of a site are refused.
 """
 
 from __future__ import annotations

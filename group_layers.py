@@ -6,10 +6,8 @@ store paths, but registries and file systems allow about a hundred layers. So th
 which paths share a layer. Where another image, or the next revision of this one, has paths in
 common with it, the two should come to the same layers.
 
-Input
------
-The JSON file that Nix writes for ``exportReferencesGraph.graph`` with structured attributes. Other
-attributes are ignored::
+Input: the JSON file that Nix writes for ``exportReferencesGraph.graph`` with structured attributes.
+Other attributes are ignored::
 
     {"exportReferencesGraph": {"graph": [ROOT, ...]},
      "graph": [{"path": PATH, "narSize": BYTES, "closureSize": BYTES, "references": [PATH, ...]},
@@ -18,86 +16,29 @@ attributes are ignored::
 and, optionally, a popularity table ``{NAME: COUNT, ...}``: how many packages of the package set
 refer directly to the package of that name (``glibc-2.27``).
 
-Output
-------
-``[{"contents": [PATH, ...]}, ...]``. Each path of the graph is in exactly one layer, and there are
-at most ``budget`` layers. The same graph gives the same bytes, whatever the order of its entries.
+Output: ``[{"contents": [PATH, ...]}, ...]``. Each path of the graph is in exactly one layer, and
+there are at most ``budget`` layers. The same graph gives the same bytes, whatever the order of its
+entries.
 
 Several graphs, each under its own name, are images that are planned together: the output is an
 object with a plan for each. Plans of existing layers can be given as well; they are used where they
 fit.
 
-Algorithm
----------
-Take an image with the requested paths A, B, C and D, where E is popular and G is large:
+    >>> graph = read_graph({
+    ...     "exportReferencesGraph": {"graph": ["/nix/store/a-app", "/nix/store/b-tool"]},
+    ...     "graph": [
+    ...         {"path": f"/nix/store/{name}", "narSize": size, "closureSize": closure_size,
+    ...          "references": [f"/nix/store/{needed}" for needed in references]}
+    ...         for name, size, closure_size, references in [
+    ...             ("a-app", 2, 42, ["c-libc"]), ("b-tool", 3, 43, ["c-libc"]),
+    ...             ("c-libc", 40, 40, [])]]})
+    >>> for layer in group(graph, budget=2):
+    ...     print(*map(store_name, layer.contents))
+    libc
+    app tool
 
-    image
-    ├───> A ─────┐
-    │            v
-    ├───> B ───> E
-    │            ^
-    ├───> C ─────┘
-    │     │
-    │     v
-    └───> D ───> F
-          │
-          └────> G
-
-1. Root edges. The image refers to each requested path. A path that is popular, or large, is likely
-   to be in other images as well, or to be worth a layer: the image is made to refer to it directly.
-2. Dominator tree. A dominates B when all ways from the image to B go through A. Then nothing else
-   in the image needs B: wherever A is, B comes along.
-
-       image ─┬─> A
-              ├─> B
-              ├─> C
-              ├─> D ───> F
-              ├─> E
-              └─> G
-
-3. Subtrees. Each child of the image is the head of a layer, which holds all that it dominates.
-4. Merging. While there are more layers than the budget allows, those with the lowest rating become
-   one.
-
-Which paths get a root edge, and how layers are rated, is up to the strategy. `nixery` decides as
-Nixery did: popular is what 1 000 packages refer to, large a closure of more than 100 MB, the rating
-is popularity times the sum of closure sizes over the subtree.
-
-    >>> requested = "ABCD"
-    >>> references = {"A": "E", "B": "E", "C": "DE", "D": "FG", "E": "", "F": "", "G": ""}
-    >>> closure = {"A": 2, "B": 2, "C": 154, "D": 152, "E": 1, "F": 1, "G": 150}  # megabytes
-    >>> graph = load_graph(json.dumps({
-    ...     "exportReferencesGraph": {"graph": list(requested)},
-    ...     "graph": [{"path": path, "references": list(references[path]),
-    ...                "narSize": (150 if path == "G" else 1) * 10**6,
-    ...                "closureSize": closure[path] * 10**6} for path in references]}))
-    >>> popularity = {"E": 1000, "G": 20, "D": 2}
-    >>> for budget in 1, 2, 3, 4, 10:
-    ...     layers = group(graph, budget, popularity, strategy="nixery")
-    ...     print(budget, *("".join(layer.contents) for layer in layers))
-    1 ABCDEFG
-    2 ABCDEF G
-    3 ABCDF E G
-    4 ABC DF E G
-    10 A B C DF E G
-
-`reuse`, the default, merges in each path's own closure before it merges in the image's. So a path
-has the same layers below it in every image, and an image takes those that are worth most. The
-comment above `_reuse` explains it in full.
-
-    >>> print(*("".join(layer.contents) + ":" + layer.reason for layer in group(graph, budget=4)))
-    G:large A:requested CE:bundle BDF:merged
-
-References
-----------
-Root edges, dominator tree and merging are the idea of Nixery's group-layers (2019).
-
-[1] K. D. Cooper, T. J. Harvey, K. Kennedy, "A Simple, Fast Dominance Algorithm", Rice University
-    TR-06-33870, 2001: dominators by meeting in the tree, in reverse postorder.
-[2] E. W. Myers, "An applicative random-access stack", Information Processing Letters 17, 1983:
-    jump pointers that find an ancestor in logarithmic time, one for each vertex.
-[3] L. Georgiadis, R. E. Tarjan, R. F. Werneck, "Finding Dominators in Practice", Journal of Graph
-    Algorithms and Applications 10, 2006: semidominators and the nearest common ancestor.
+How layers are chosen is up to the strategy, and explained with each: `nixery` decides as Nixery did
+in 2019, `reuse` is the default.
 """
 
 from __future__ import annotations
@@ -118,7 +59,7 @@ from operator import add, and_, attrgetter, mul, or_
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import TypeVar
+    from typing import Any, NoReturn, TypeVar
 
     _T = TypeVar("_T")
 
@@ -130,17 +71,18 @@ __all__ = [
     "Graph",
     "GraphError",
     "Layer",
-    "OutputError",
     "dominator_tree",
     "explain",
     "format_bytes",
     "format_explanation",
     "group",
     "group_fleet",
-    "load_graph",
-    "load_graphs",
-    "load_plans",
-    "load_popularity",
+    "parse_json",
+    "read_file",
+    "read_graph",
+    "read_graphs",
+    "read_plans",
+    "read_popularity",
     "store_name",
 ]
 
@@ -164,12 +106,11 @@ REASONS = {
 }
 
 
+# What is read and written
+
+
 class GraphError(ValueError):
-    """What should be a reference graph, a popularity table or a budget is not one."""
-
-
-class OutputError(Exception):
-    """A file can't be written; the message names it."""
+    """What was given can't be used; the message says what, where, and what was expected."""
 
 
 class Graph(namedtuple("Graph", "paths nar_sizes closure_sizes references roots unreached")):
@@ -203,141 +144,156 @@ def store_name(path: str) -> str:
 _STORE_PREFIX = re.compile("^/nix/store/[a-z0-9]+-|^/(?!nix/store/).*/[a-z0-9]{32}-")
 
 
-# Reading
+def read_graph(document: Any, name: str = "graph") -> Graph:
+    """Return the graph of that name in a parsed document, as Nix writes it.
 
-
-def load_graph(text: str) -> Graph:
-    """Read the JSON that Nix writes for ``exportReferencesGraph.graph``.
-
-    Raises `GraphError` with a message that names entry (counted from 1) and field where the text is
-    not such JSON, or where it refers to a path that it does not describe.
+    Raises `GraphError` with a message that names entry (counted from 1) and field where the
+    document has another form, or where it refers to a path that it does not describe.
     """
-    return _read_graph(*_read_document(text), "graph")
-
-
-def load_graphs(text: str) -> dict[str, Graph]:
-    """Read the same with any names in place of `graph`; return the graphs by name."""
-    document, numbers = _read_document(text)
-    names = document.get("exportReferencesGraph")
-    names = names if type(names) is dict and names else ["graph"]
-    return {name: _read_graph(document, numbers, name) for name in names}
-
-
-def _read_document(text: str) -> tuple[dict, _Numbers]:
-    numbers = _Numbers()
-    document = _parse(text, numbers)
-    if type(document) is not dict:
-        raise GraphError(f"want an object, got {_show(document)}")
-    return document, numbers
-
-
-def _read_graph(document: dict, numbers: _Numbers, name: str) -> Graph:
+    if not isinstance(document, dict):
+        raise GraphError(f"expected an object, got {_show(document)}")
     entries = _list_field(document, name, "an empty graph")
-    within = document.get("exportReferencesGraph")
-    requested = _list_field(within, name, "no roots", prefix="exportReferencesGraph.")
+    requested = _list_field(
+        document.get("exportReferencesGraph"), name, "no roots", prefix="exportReferencesGraph."
+    )
 
-    paths = list(numbers)
-    described: list = [None] * len(paths)
+    numbers: dict[str, int] = {}
     for position, entry in enumerate(entries, 1):
-        if type(entry) is not tuple:
-            raise GraphError(f"entry {position}: {_fault(entry)}{_place(entry)}")
-        number = entry[0]
-        known = described[number] or entry
-        if known[:3] != entry[:3] or set(known[3]) != set(entry[3]):
-            path = _show(paths[number])
-            raise GraphError(f'entry {position}: field "path": {path} again, with other data')
-        described[number] = entry
+        if fault := _fault(entry):
+            raise GraphError(f"entry {position}: {fault}{_place(entry)}")
+        numbers.setdefault(entry["path"], len(numbers))
 
-    for position, path in enumerate(requested, 1):
+    described: list = [None] * len(numbers)
+    for position, entry in enumerate(entries, 1):
+        place = f"entry {position}: field"
+        number = numbers[entry["path"]]
+        references = _look_up(entry["references"], numbers, f'{place} "references"')
+        data = entry["narSize"], entry["closureSize"], references
+        known = described[number]
+        if known and (known[:2] != data[:2] or set(known[2]) != set(references)):
+            raise GraphError(f'{place} "path": {_show(entry["path"])} again, with other data')
+        described[number] = data
+
+    roots = []
+    for position, root in enumerate(requested, 1):
         place = f'field "exportReferencesGraph.{name}": root {position}'
-        if not _is_path(path):
-            raise GraphError(f"{place}: want a store path, got {_show(path)}")
-        if path not in numbers or not described[numbers[path]]:
-            raise GraphError(f"{place}: {_show(path)} is not in the graph")
-    roots = [numbers[path] for path in requested]
-
-    if None in described:
-        for position, entry in enumerate(entries, 1):
-            for number in entry[3]:
-                if not described[number]:
-                    place = f'entry {position}: field "references"'
-                    raise GraphError(f"{place}: {_show(paths[number])} is not in the graph")
-        # The paths left were named elsewhere in the file: by another graph beside this one.
-        described = [entry for entry in described if entry]
-        paths = [paths[entry[0]] for entry in described]
-        new = {entry[0]: number for number, entry in enumerate(described)}
-        roots = [new[root] for root in roots]
-        described = [(*entry[:3], [new[number] for number in entry[3]]) for entry in described]
-
-    _, nar_sizes, closure_sizes, references = map(list, zip(*described))
-    reached = set(_reverse_postorder([*references, roots], len(paths)))
-    unreached = [path for path in range(len(paths)) if path not in reached]
-    return Graph(paths, nar_sizes, closure_sizes, references, roots, unreached)
+        roots += _look_up([root], numbers, place)
+    nar_sizes, closure_sizes, references_of = map(list, zip(*described))
+    reached = set(_reverse_postorder([*references_of, roots], len(numbers)))
+    unreached = [path for path in range(len(numbers)) if path not in reached]
+    return Graph([*numbers], nar_sizes, closure_sizes, references_of, roots, unreached)
 
 
-def load_popularity(text: str) -> dict[str, int]:
-    """Read a popularity table, a JSON object of counts by store name. Raises `GraphError`."""
-    table = _parse(text)
-    if type(table) is not dict:
-        raise GraphError(f"want an object of counts by store name, got {_show(table)}")
-    for name, count in table.items():
+def read_graphs(document: Any) -> dict[str, Graph]:
+    """Return all graphs of a parsed document by name. Raises `GraphError`."""
+    names = document.get("exportReferencesGraph") if isinstance(document, dict) else None
+    if not isinstance(names, dict) or not names:
+        names = ["graph"]
+    return {name: read_graph(document, name) for name in names}
+
+
+def read_popularity(document: Any) -> dict[str, int]:
+    """Return a popularity table, an object of counts by store name. Raises `GraphError`."""
+    if not isinstance(document, dict):
+        raise GraphError(f"expected an object of counts by store name, got {_show(document)}")
+    for name, count in document.items():
         if not _is_size(count):
-            raise GraphError(f"field {_show(name)}: want a count, got {_show(count)}")
-    return table
+            raise GraphError(f"field {_show(name)}: expected a count, got {_show(count)}")
+    return document
 
 
-def load_plans(text: str) -> list[list[list[str]]]:
-    """Read a plan, or an object of plans, as lists of lists of paths. Raises `GraphError`."""
-    document = _parse(text)
-    plans = list(document.values()) if type(document) is dict else [document]
+def read_plans(document: Any) -> list[list[list[str]]]:
+    """Return a plan, or an object of plans, as lists of lists of paths. Raises `GraphError`."""
+    plans = list(document.values()) if isinstance(document, dict) else [document]
     try:
         contents = [[layer["contents"] for layer in plan if layer["contents"]] for plan in plans]
-        lists = [*chain(*contents)]
-        if all(type(paths) is list and all(map(_is_path, paths)) for paths in lists):
+        if all(isinstance(paths, list) and all(map(_is_path, paths)) for paths in chain(*contents)):
             return contents
     except (KeyError, TypeError):
         pass
-    raise GraphError('want plans, [{"contents": [PATH, ...]}, ...] or an object of such')
+    raise GraphError('expected plans, [{"contents": [PATH, ...]}, ...] or an object of such')
 
 
-class _Numbers(dict):
-    """Numbers store paths in the order in which they are first asked for."""
+def _list_field(fields: Any, name: str, nothing: str, prefix: str = "") -> list:
+    """Return the elements of a field that must have some."""
+    place = f'field "{prefix}{name}"'
+    if not isinstance(fields, dict) or name not in fields:
+        raise GraphError(f"{place}: missing")
+    elements = fields[name]
+    if not isinstance(elements, list):
+        raise GraphError(f"{place}: expected a list, got {_show(elements)}")
+    if not elements:
+        raise GraphError(f"{place}: {nothing}")
+    return elements
 
-    def __missing__(self, path: object) -> int:
-        if not _is_path(path):
-            raise TypeError
-        number = self[path] = len(self)
-        return number
+
+def _look_up(paths: list, numbers: dict[str, int], place: str) -> list[int]:
+    """Return the numbers of paths; `place` is where they are named."""
+    try:
+        return [numbers[path] for path in paths]
+    except (KeyError, TypeError):
+        wrong = next(path for path in paths if not _is_path(path) or path not in numbers)
+    if _is_path(wrong):
+        raise GraphError(f"{place}: {_show(wrong)} is not in the graph")
+    raise GraphError(f"{place}: expected a store path, got {_show(wrong)}")
 
 
-def _parse(text: str, numbers: _Numbers | None = None) -> object:
-    """Parse JSON strictly. With `numbers`, each well-formed entry of a graph becomes a tuple:
-    number of the path, narSize, closureSize, numbers of the references.
+def _fault(entry: Any) -> str | None:
+    """Say what is wrong with an entry by itself."""
+    if not isinstance(entry, dict):
+        return f"expected an object, got {_show(entry)}"
+    for name, expected, is_right in _FIELDS:
+        if name not in entry:
+            return f'field "{name}": missing'
+        if not is_right(entry[name]):
+            return f'field "{name}": expected {expected}, got {_show(entry[name])}'
+    return None
 
-    Doing so while parsing saves memory and time: the strings of the references never live at the
-    same time.
-    """
 
-    def read_object(pairs: list[tuple[str, object]]) -> object:
+def _place(entry: Any) -> str:
+    path = entry.get("path") if isinstance(entry, dict) else None
+    return f" ({_show(path)})" if _is_path(path) else ""
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**64
+
+
+def _is_path(value: object) -> bool:
+    """Any text will do, except half of a surrogate pair, which only JSON can spell."""
+    return (
+        isinstance(value, str)
+        and value != ""
+        and (value.isascii() or not re.search("[\ud800-\udfff]", value))
+    )
+
+
+_FIELDS: list[tuple[str, str, Callable[[object], bool]]] = [
+    ("path", "a store path", _is_path),
+    ("narSize", "a number of bytes", _is_size),
+    ("closureSize", "a number of bytes", _is_size),
+    ("references", "a list", lambda value: isinstance(value, list)),
+]
+
+
+def _show(value: object) -> str:
+    """Return a JSON value as JSON again, short enough for a part of a line."""
+    if isinstance(value, dict):
+        return "an object"
+    return "a list" if isinstance(value, list) else _cut(json.dumps(value), 120)
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; raises `GraphError` also where an object has a field twice, and for NaN."""
+
+    def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
         if len(fields) < len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
             raise GraphError(f"field {_show(twice)}: given twice in one object{_place(fields)}")
-        if numbers is None:
-            return fields
-        try:
-            nar_size, closure_size = fields["narSize"], fields["closureSize"]
-            references = fields["references"]
-            if type(references) is list and _is_size(nar_size) and _is_size(closure_size):
-                number = numbers.__getitem__
-                targets = list(map(number, references))
-                return number(fields["path"]), nar_size, closure_size, targets
-        except (KeyError, TypeError):
-            pass
-        return fields  # no entry, or one that `_fault` can say more about
+        return fields
 
-    def refuse(constant: str) -> None:
+    def refuse(constant: str) -> NoReturn:
         raise GraphError(f"not JSON: {constant}")
 
     try:
@@ -350,67 +306,51 @@ def _parse(text: str, numbers: _Numbers | None = None) -> object:
         raise GraphError(f"not JSON: {error}") from None
 
 
-def _list_field(fields: object, name: str, nothing: str, prefix: str = "") -> list:
-    """Return the elements of a field that must have some."""
-    place = f'field "{prefix}{name}"'
-    if type(fields) is not dict or name not in fields:
-        raise GraphError(f"{place}: missing")
-    elements = fields[name]
-    if type(elements) is not list:
-        raise GraphError(f"{place}: want a list, got {_show(elements)}")
-    if not elements:
-        raise GraphError(f"{place}: {nothing}")
-    return elements
+def read_file(file: str, read: Callable[[Any], _T]) -> _T:
+    """Return what `read` makes of the JSON in a file; a `GraphError` names the file.
+
+    The file is read once: it may be a pipe.
+    """
+    try:
+        with open(file, encoding="utf-8", newline="") as stream:
+            return read(parse_json(stream.read()))
+    except UnicodeDecodeError as error:
+        raise GraphError(f"{file}: not UTF-8, at byte {error.start}") from None
+    except OSError as error:
+        raise GraphError(f"{file}: {error.strerror}") from None
+    except GraphError as error:
+        raise GraphError(f"{file}: {error}") from None
 
 
-def _fault(entry: object) -> str:
-    """Say what is wrong with an entry that could not be read."""
-    if type(entry) is not dict:
-        return f"want an object, got {_show(entry)}"
-    for name, wanted, is_right in (
-        ("path", "a store path", _is_path),
-        ("narSize", "a number of bytes", _is_size),
-        ("closureSize", "a number of bytes", _is_size),
-        ("references", "a list", lambda value: type(value) is list),
-    ):
-        if name not in entry:
-            return f'field "{name}": missing'
-        if not is_right(entry[name]):
-            return f'field "{name}": want {wanted}, got {_show(entry[name])}'
-    wrong = next(path for path in entry["references"] if not _is_path(path))
-    return f'field "references": want store paths, got {_show(wrong)}'
+def _write(file: str, text: str) -> None:
+    """Write text and a line break; the file is whole then or, if that goes wrong, as it was."""
+    try:
+        if file == "-" or (os.path.exists(file) and not os.path.isfile(file)):  # or a pipe
+            with open(1 if file == "-" else file, "w", encoding="utf-8", closefd=file != "-") as to:
+                to.write(text + "\n")
+            return
+        target = os.path.realpath(file)
+        beside = f"{target}.{os.getpid()}.tmp"
+        try:
+            with open(beside, "x", encoding="utf-8") as stream:
+                stream.write(text + "\n")
+            os.replace(beside, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(beside)
+            raise
+    except OSError as error:
+        name = "standard output" if file == "-" else file
+        raise GraphError(f"{name}: {error.strerror}") from None
 
 
-def _place(entry: object) -> str:
-    path = entry.get("path") if type(entry) is dict else None
-    return f" ({_show(path)})" if _is_path(path) else ""
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**64
-
-
-def _is_path(value: object) -> bool:
-    """Any text will do, but for half of a surrogate pair, which only JSON can spell."""
-    return type(value) is str and value != "" and (value.isascii() or not _HALF_PAIR.search(value))
-
-
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
-
-
-def _show(value: object) -> str:
-    """Return a JSON value as JSON again, short enough for a part of a line."""
-    if isinstance(value, (dict, tuple)):
-        return "an object"
-    return "a list" if isinstance(value, list) else _cut(json.dumps(value), 120)
-
-
-# Dominators
+# The graph
 
 
 def dominator_tree(successors: list[list[int]], root: int) -> tuple[list[int], list[int]]:
     """Find the immediate dominator of each vertex that can be reached from `root`.
 
+    One vertex dominates another if all ways from the root to the other go through it.
     `successors[v]` are the vertices that v has edges to, repeated ones and itself allowed. Returns
     the vertices reached, each after its immediate dominator (reverse postorder), and a list with
     the immediate dominator of each vertex: `root` for itself, -1 for one that is not reached.
@@ -418,49 +358,52 @@ def dominator_tree(successors: list[list[int]], root: int) -> tuple[list[int], l
         >>> dominator_tree([[1, 2], [3], [3], [], [0]], 0)
         ([0, 1, 2, 3], [0, 0, 0, 0, -1])
 
-    This is the algorithm of Cooper, Harvey and Kennedy [1], with two changes. Each vertex pushes
-    itself into its successors, so that nobody needs lists of predecessors. And their `intersect`,
-    which climbs step by step and takes quadratic time where chains meet, is `_meet` here, which
-    climbs by jump pointers [2]. Of their fixpoint, which goes over the graph until nothing changes,
-    one pass is left: in reverse postorder, all predecessors of a vertex of an acyclic graph, such
-    as a closure, come before it, so that its dominator is final when its turn comes. That also
-    holds where each cycle has one way in. Where an edge that leads backwards would change a vertex
-    that is done, `_semidominators` starts anew. Time O(edges log vertices), in practice linear.
+    The algorithm, with its names, is figure 3 of K. D. Cooper, T. J. Harvey, K. Kennedy, "A Simple,
+    Fast Dominance Algorithm", Rice University TR-06-33870, 2001; nodes go by their postorder
+    number. Where each cycle has one way in, and in a closure there are none, the second pass finds
+    nothing to change. A pass climbs, for each edge, at most the depth of the tree: closures are
+    shallow, but two long chains with many common vertices take quadratic time. Where cycles have
+    several ways in there may be as many passes as vertices; Nix writes no such graph.
     """
     order = _reverse_postorder(successors, root)
-    return order, _dominators(successors, order)
-
-
-def _dominators(successors: list[list[int]], order: list[int]) -> list[int]:
-    """Return immediate dominators, given the reverse postorder from the root."""
-    root = order[0]
-    dominator = [-1] * len(successors)
-    dominator[root] = root
-    depth = [0] * len(successors)  # of vertices that are done, in the dominator tree
-    jump = [root] * len(successors)  # of vertices that are done: some vertex above, see `_jump`
-    for vertex in order:
-        above = dominator[vertex]
-        if above != root:
-            depth[vertex] = depth[above] + 1
-            jump[vertex] = _jump(above, depth, jump)
-        elif vertex != root:
-            depth[vertex] = 1
+    nodes = order[::-1]
+    number = dict(zip(nodes, range(len(nodes))))
+    predecessors: list[list[int]] = [[] for _ in nodes]
+    for vertex in nodes:
         for successor in successors[vertex]:
-            known = dominator[successor]
-            if known < 0:
-                dominator[successor] = vertex
-            elif known != root and known != vertex:
-                met = _meet(known, vertex, dominator, depth, jump)
-                if met != known:
-                    if depth[successor]:
-                        return _semidominators(successors, root)
-                    dominator[successor] = met
-    return dominator
+            predecessors[number[successor]].append(number[vertex])
+
+    start_node, undefined = number[root], -1
+    doms = [undefined] * len(nodes)
+    doms[start_node] = start_node
+
+    def intersect(finger1: int, finger2: int) -> int:
+        while finger1 != finger2:
+            while finger1 < finger2:
+                finger1 = doms[finger1]
+            while finger2 < finger1:
+                finger2 = doms[finger2]
+        return finger1
+
+    changed = True
+    while changed:
+        changed = False
+        for b in reversed(range(start_node)):
+            processed = [p for p in predecessors[b] if doms[p] != undefined]
+            new_idom = reduce(intersect, processed)
+            if doms[b] != new_idom:
+                doms[b] = new_idom
+                changed = True
+
+    dominator = [-1] * len(successors)
+    for vertex, idom in zip(nodes, doms):
+        dominator[vertex] = nodes[idom]
+    return order, dominator
 
 
 def _reverse_postorder(successors: list[list[int]], root: int) -> list[int]:
     """Return the vertices that `root` reaches, in reverse of the order in which depth-first search
-    leaves them: each vertex before those it has edges to, but for the edges that close a cycle."""
+    leaves them: each vertex before those it has edges to, except for edges that close a cycle."""
     seen = bytearray(len(successors))
     postorder = []
     stack = [root]
@@ -476,81 +419,12 @@ def _reverse_postorder(successors: list[list[int]], root: int) -> list[int]:
     return postorder
 
 
-def _jump(above: int, depth: list[int], jump: list[int]) -> int:
-    """Return the jump pointer of a vertex right below `above`: a skew-binary number's worth up."""
-    once = jump[above]
-    twice = jump[once]
-    return twice if depth[above] - depth[once] == depth[once] - depth[twice] else above
+def _by_name(graph: Graph, path: int) -> tuple[str, str]:
+    """The key that settles ties: name before hash, so that an order survives a rebuild."""
+    return store_name(graph.paths[path]), graph.paths[path]
 
 
-def _meet(a: int, b: int, parent: list[int], depth: list[int], jump: list[int]) -> int:
-    """Return the nearest common ancestor of two vertices of a tree."""
-    if depth[a] > depth[b]:
-        a, b = b, a
-    while depth[b] > depth[a]:
-        b = jump[b] if depth[jump[b]] >= depth[a] else parent[b]
-    while a != b:
-        # Jumps of vertices of one depth are equally long.
-        a, b = (jump[a], jump[b]) if jump[a] != jump[b] else (parent[a], parent[b])
-    return a
-
-
-def _semidominators(successors: list[list[int]], root: int) -> list[int]:
-    """Find immediate dominators, as `dominator_tree` does, on any graph.
-
-    The algorithm is SEMI-NCA [3]: the semidominator of a vertex is the first vertex, in preorder,
-    from which a way leads to it through later vertices only; its immediate dominator is the nearest
-    common ancestor of that one and its parent. Vertices go by their number in preorder here.
-    """
-    vertices, parent = [], []
-    number = [-1] * len(successors)
-    stack = [(root, 0)]
-    while stack:
-        vertex, discoverer = stack.pop()
-        if number[vertex] < 0:
-            number[vertex] = here = len(vertices)
-            vertices.append(vertex)
-            parent.append(discoverer)
-            stack += [(successor, here) for successor in successors[vertex]]
-    predecessors: list[list[int]] = [[] for _ in vertices]
-    for here, vertex in enumerate(vertices):
-        for successor in successors[vertex]:
-            predecessors[number[successor]].append(here)
-
-    # best[v] is the least semidominator on the way up from v to its ancestor[v], that one excepted.
-    best = list(range(len(vertices)))
-    ancestor = parent[:]
-    semidominator = best[:]
-    for vertex in reversed(range(1, len(vertices))):
-        for predecessor in predecessors[vertex]:
-            trail = []
-            top = predecessor
-            while ancestor[top] > vertex:
-                trail.append(top)
-                top = ancestor[top]
-            least = best[top]
-            for passed in reversed(trail):
-                best[passed] = least = min(least, best[passed])
-                ancestor[passed] = ancestor[top]
-            semidominator[vertex] = min(semidominator[vertex], least)
-            if least == 0:  # the root, which comes first among predecessors
-                break
-        best[vertex] = semidominator[vertex]
-
-    dominator = [0] * len(vertices)
-    depth = [0] * len(vertices)
-    jump = [0] * len(vertices)
-    for vertex in range(1, len(vertices)):
-        above = parent[vertex]
-        while above > semidominator[vertex]:
-            above = jump[above] if jump[above] >= semidominator[vertex] else dominator[above]
-        dominator[vertex] = above
-        depth[vertex] = depth[above] + 1
-        jump[vertex] = _jump(above, depth, jump)
-    return [vertices[dominator[here]] if here >= 0 else -1 for here in number]
-
-
-# Grouping
+# Strategies
 
 
 def group(
@@ -565,7 +439,7 @@ def group(
     or if the strategy can't plan the graph.
     """
     if budget < 1:
-        raise GraphError(f"a budget of {budget} layers: want at least 1")
+        raise GraphError(f"a budget of {budget} layers: expected at least 1")
     return _check(graph, budget, STRATEGIES[strategy](graph, budget, popularity or {}))
 
 
@@ -578,31 +452,10 @@ def _check(graph: Graph, budget: int, layers: list[Layer]) -> list[Layer]:
     return layers
 
 
-def _subtrees(graph: Graph, root_edges: list[int]) -> dict[int, list[int]]:
-    """Return what each child of the image dominates, itself first.
-
-    The image is one more vertex, which refers to the paths in `root_edges`.
-    """
-    image = len(graph.paths)
-    order, dominator = dominator_tree([*graph.references, root_edges], image)
-    subtrees: dict[int, list[int]] = {}
-    head = [image] * image
-    for path in order[1:]:
-        above = dominator[path]
-        head[path] = path if above == image else head[above]
-        subtrees.setdefault(head[path], []).append(path)
-    return subtrees
-
-
 def _layer(graph: Graph, head: int, paths: list[int], reason: str) -> Layer:
     contents = sorted(map(graph.paths.__getitem__, paths))
     size = sum(map(graph.nar_sizes.__getitem__, paths))
     return Layer(contents=contents, size=size, name=graph.paths[head], reason=reason)
-
-
-def _by_name(graph: Graph, path: int) -> tuple[str, str]:
-    """The key that settles ties: name before hash, so that an order survives a rebuild."""
-    return store_name(graph.paths[path]), graph.paths[path]
 
 
 # Strategy "nixery"
@@ -614,49 +467,98 @@ NIXERY_POPULAR = 1000
 
 
 def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]:
-    """Nixery's decisions: the layers with the lowest popularity x sum of closure sizes become one.
+    """Decide as Nixery's group-layers did in 2019.
 
-    The layers come in the order of their rating, the merged one first.
+    Take an image with the requested paths A, B, C and D, where E is popular and G is large:
+
+        image
+        ├───> A ─────┐
+        │            v
+        ├───> B ───> E
+        │            ^
+        ├───> C ─────┘
+        │     │
+        │     v
+        └───> D ───> F
+              │
+              └────> G
+
+    1. Root edges. The image refers to each requested path, and to each path that is popular, or has
+       a large closure: it is likely to be in other images as well, or to be worth a layer.
+    2. Dominator tree. A dominates B when all ways from the image to B go through A. Then nothing
+       else in the image needs B: wherever A is, B comes along.
+
+           image ─┬─> A
+                  ├─> B
+                  ├─> C
+                  ├─> D ───> F
+                  ├─> E
+                  └─> G
+
+    3. Subtrees. Each child of the image is the head of a layer, which holds all that it dominates.
+    4. Merging. Layers are sorted by rating: popularity times the sum of closure sizes over the
+       subtree. If there are more than the budget allows, those with the lowest rating become one.
+
+        >>> closure = {"A": 2, "B": 2, "C": 154, "D": 152, "E": 1, "F": 1, "G": 150}  # megabytes
+        >>> references = {"A": "E", "B": "E", "C": "DE", "D": "FG", "E": "", "F": "", "G": ""}
+        >>> graph = read_graph({
+        ...     "exportReferencesGraph": {"graph": [*"ABCD"]},
+        ...     "graph": [{"path": path, "references": [*references[path]],
+        ...                "narSize": (150 if path == "G" else 1) * 10**6,
+        ...                "closureSize": closure[path] * 10**6} for path in references]})
+        >>> for budget in 1, 2, 3, 4, 10:
+        ...     layers = _nixery(graph, budget, popularity={"E": 1000, "G": 20, "D": 2})
+        ...     print(budget, *("".join(layer.contents) for layer in layers))
+        1 ABCDEFG
+        2 ABCDEF G
+        3 ABCDF E G
+        4 ABC DF E G
+        10 A B C DF E G
     """
-    counts = [1] * len(graph.paths)
-    if popularity:
-        counts = [popularity.get(store_name(path), 1) for path in graph.paths]
+    counts = [popularity.get(store_name(path), 1) for path in graph.paths]
     requested = set(graph.roots)
-    large = {n for n, size in enumerate(graph.closure_sizes) if size > NIXERY_LARGE}
-    popular = {n for n, count in enumerate(counts) if count >= NIXERY_POPULAR}
-    subtrees = _subtrees(graph, list(requested | large | popular))
+    large = {path for path, size in enumerate(graph.closure_sizes) if size > NIXERY_LARGE}
+    popular = {path for path, count in enumerate(counts) if count >= NIXERY_POPULAR}
+    subtrees = _subtrees(graph, requested | large | popular)
     # Small ones only: the image refers to large and popular ones, needed or not.
     unreached = sorted(set(graph.unreached).difference(*subtrees.values()))
 
-    ratings = {
-        head: sum(map(graph.closure_sizes.__getitem__, paths)) * counts[head]
-        for head, paths in subtrees.items()
-    }
+    def rank(head: int) -> tuple:
+        size = sum(map(graph.closure_sizes.__getitem__, subtrees[head]))
+        return size * counts[head], *_by_name(graph, head)
 
-    # Only the order of those that may keep a layer matters, and names are slow to compare.
-    least = sorted(ratings.values())[-budget:][0]
-    kept = [head for head in subtrees if ratings[head] >= least]
-    heads = [head for head in subtrees if ratings[head] < least]
-    heads += sorted(kept, key=lambda head: (ratings[head], *_by_name(graph, head)))
-
-    groups = [subtrees[head] for head in heads]
+    groups = [subtrees[head] for head in sorted(subtrees, key=rank)]
     if unreached:
-        groups.insert(0, sorted(unreached, key=lambda path: _by_name(graph, path)))
-    excess = len(groups) - budget
+        groups.insert(0, sorted(unreached, key=partial(_by_name, graph)))
     layers = []
-    if excess > 0:
-        merged = list(chain.from_iterable(groups[: excess + 1]))
-        size = max(map(graph.nar_sizes.__getitem__, merged))
-        largest = [path for path in merged if graph.nar_sizes[path] == size]
-        name = min(largest, key=lambda path: _by_name(graph, path))
-        layers.append(_layer(graph, name, merged, "merged"))
-        del groups[: excess + 1]
+    if len(groups) > budget:
+        merged = len(groups) - (budget - 1)
+        paths = list(chain.from_iterable(groups[:merged]))
+        largest = min(paths, key=lambda path: (-graph.nar_sizes[path], *_by_name(graph, path)))
+        layers.append(_layer(graph, largest, paths, "merged"))
+        groups = groups[merged:]
     reasons = {"requested": requested, "popular": popular, "large": large, "unreached": unreached}
     for paths in groups:
         head = paths[0]
         reason = next((word for word, heads in reasons.items() if head in heads), "shared")
         layers.append(_layer(graph, head, paths, reason))
     return layers
+
+
+def _subtrees(graph: Graph, root_edges: set[int]) -> dict[int, list[int]]:
+    """Return what each child of the image dominates, itself first.
+
+    The image is one more vertex, which refers to the paths in `root_edges`.
+    """
+    image = len(graph.paths)
+    order, dominator = dominator_tree([*graph.references, list(root_edges)], image)
+    subtrees: dict[int, list[int]] = {}
+    head = [image] * image
+    for path in order[1:]:
+        above = dominator[path]
+        head[path] = path if above == image else head[above]
+        subtrees.setdefault(head[path], []).append(path)
+    return subtrees
 
 
 # Strategy "reuse"
@@ -905,7 +807,7 @@ def group_fleet(
     layers = Counter(tuple(sorted({*layer})) for plan in known for layer in plan)
     for name, graph in graphs.items():
         if budgets[name] < 1:
-            raise GraphError(f"{name}: a budget of {budgets[name]} layers: want at least 1")
+            raise GraphError(f"{name}: a budget of {budgets[name]} layers: expected at least 1")
         paths = sorted(graph.paths)
         kept = [p for p in known if len(p) <= budgets[name] and sorted(chain(*p)) == paths]
         if kept:
@@ -1090,14 +992,18 @@ def format_explanation(explained: dict) -> str:
     share = round(100 * explained["largestShare"])
     size = format_bytes(explained["size"])
     lines.append(
-        f"{len(explained['layers'])} layers, {explained['unused']} more were allowed;"
-        f" {explained['paths']} paths, {size}, {share} % in the largest layer"
+        f"{_count(len(explained['layers']), 'layer')}, {explained['unused']} more were allowed;"
+        f" {_count(explained['paths'], 'path')}, {size}, {share} % in the largest layer"
     )
     return "\n".join(lines)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _some(names: list[str], width: int) -> str:
-    """Return as many names as fit into a number of columns, and how many there are beside."""
+    """Return as many names as fit into a number of columns, and how many more there are."""
     for count in range(min(len(names), width), 0, -1):
         rest = f" +{len(names) - count}" if count < len(names) else ""
         shown = ", ".join(names[:count])
@@ -1127,53 +1033,68 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program; return its exit status: 0, 2 for bad input or output, 130 if interrupted."""
     gc.disable()  # a short life, and no cycles in it
     try:
-        arguments = _arguments(argv)
-        graphs = _load(arguments.graph, load_graphs)
-        popularity = _load(arguments.pop, load_popularity) if arguments.pop else None
-        known = _load(arguments.known, load_plans) if arguments.known else []
-        budget, strategy = arguments.budget, arguments.strategy
-        if strategy == DEFAULT_STRATEGY:
-            plans = group_fleet(graphs, dict.fromkeys(graphs, budget), known, popularity)
-        elif known:
-            raise GraphError(f"--known: strategy {strategy} makes no use of layers that exist")
-        else:
-            plans = {name: group(graphs[name], budget, popularity, strategy) for name in graphs}
-        explained = {}
-        for name, graph in graphs.items():
-            if graph.unreached:
-                names = sorted(store_name(graph.paths[path]) for path in graph.unreached)
-                some = _some(names, 200)
-                _say(f"{arguments.graph}: {len(names)} paths that no root reaches are kept: {some}")
-            if arguments.explain or arguments.explain_json:
-                explained[name] = explain(graph, budget, plans[name])
-            if arguments.explain:
-                heading = "" if name == "graph" else f"{name}\n"
-                _say(heading + format_explanation(explained[name]), prefix="")
-        if arguments.explain_json:
-            _write(arguments.explain_json, json.dumps(_unwrap(explained), indent=1))
-        result = {name: [{"contents": layer.contents} for layer in plans[name]] for name in plans}
-        _write(arguments.out, json.dumps(_unwrap(result), separators=(",", ":")))
-    except (GraphError, OutputError) as error:
-        _say(str(error))
+        _run(_arguments(sys.argv[1:] if argv is None else argv))
+    except GraphError as error:
+        _say(f"group-layers: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
 
 
+def _run(arguments: argparse.Namespace) -> None:
+    graphs = read_file(arguments.graph, read_graphs)
+    popularity = read_file(arguments.pop, read_popularity) if arguments.pop else None
+    known = read_file(arguments.known, read_plans) if arguments.known else []
+    budget, strategy = arguments.budget, arguments.strategy
+    if strategy == DEFAULT_STRATEGY:
+        plans = group_fleet(graphs, dict.fromkeys(graphs, budget), known, popularity)
+    elif known:
+        raise GraphError(f"--known: strategy {strategy} makes no use of layers that exist")
+    else:
+        plans = {name: group(graphs[name], budget, popularity, strategy) for name in graphs}
+    explained = {}
+    for name, graph in graphs.items():
+        if graph.unreached:
+            names = sorted(store_name(graph.paths[path]) for path in graph.unreached)
+            count = _count(len(names), "path")
+            _say(
+                f"group-layers: {arguments.graph}: {count} that no root reaches, kept: "
+                + _some(names, 200)
+            )
+        if arguments.explain or arguments.explain_json:
+            explained[name] = explain(graph, budget, plans[name])
+        if arguments.explain:
+            heading = "" if name == "graph" else f"{name}\n"
+            _say(heading + format_explanation(explained[name]))
+    if arguments.explain_json:
+        _write(arguments.explain_json, json.dumps(_unwrap(explained), indent=1))
+    result = {name: [{"contents": layer.contents} for layer in plans[name]] for name in plans}
+    _write(arguments.out, json.dumps(_unwrap(result), separators=(",", ":")))
+
+
 def _unwrap(by_name: dict[str, _T]) -> dict[str, _T] | _T:
     return by_name["graph"] if list(by_name) == ["graph"] else by_name
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+def _arguments(words: list[str]) -> argparse.Namespace:
     class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> None:
+        def error(self, message: str) -> NoReturn:
             raise GraphError(message)
 
-    def budget(text: str) -> int:
+    def whole_number(text: str) -> int:
         if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
-            raise argparse.ArgumentTypeError(f"want a number from 1, got {_cut(text, 60)!r}")
+            got = _cut(text, 60)
+            raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {got!r}")
         return int(text)
+
+    def strategy(text: str) -> str:
+        if text not in STRATEGIES:
+            choices = " or ".join(STRATEGIES)
+            raise argparse.ArgumentTypeError(
+                f"expected {choices}, got {_cut(text, 60)!r}{_did_you_mean(text, STRATEGIES)}"
+            )
+        return text
 
     parser = Parser(
         prog="group-layers",
@@ -1185,67 +1106,49 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     flag = partial(parser.add_argument, metavar="FILE")
-    # Nix 2.8 sets the variable in its sandbox to a path that is there only outside of it.
-    named = os.environ.get("NIX_ATTRS_JSON_FILE", "")
-    graph = named if os.path.exists(named) else ".attrs.json"
-    why = "the reference graph, or graphs, that Nix exports (default: %(default)s)"
-    flag("--graph", default=graph, help=why)
+    why = "the reference graph, or graphs, that Nix exports (default: in a Nix build, the file with"
+    flag("--graph", help=f"{why} the attributes)")
     flag("--pop", help="a popularity table (default: none)")
     flag("--known", help="a plan, or an object of plans, with layers that exist (default: none)")
     why = "where the plan goes, - for standard output (default: %(default)s)"
     flag("--out", default="layers.json", help=why)
-    why = "how many layers there may be (default: %(default)s)"
-    flag("--budget", metavar="N", type=budget, default=DEFAULT_BUDGET, help=why)
-    why = "how to choose them: {%(choices)s} (default: %(default)s)"
-    flag("--strategy", metavar="NAME", choices=STRATEGIES, default=DEFAULT_STRATEGY, help=why)
+    why = "the maximum number of layers (default: %(default)s)"
+    flag("--budget", metavar="N", type=whole_number, default=DEFAULT_BUDGET, help=why)
+    why = f"how to choose them: {' or '.join(STRATEGIES)} (default: %(default)s)"
+    flag("--strategy", metavar="NAME", type=strategy, default=DEFAULT_STRATEGY, help=why)
     why = "say on standard error why each layer is one"
     parser.add_argument("--explain", action="store_true", help=why)
     flag("--explain-json", help="write the same there as JSON")
-    words = sys.argv[1:] if argv is None else argv
     # Flags with one dash, as Go has them, are those of the original.
-    return parser.parse_args([re.sub("^-(?=[a-z]{2})", "--", word) for word in words])
+    flags = [re.sub("^-(?=[a-z]{2})", "--", word) for word in words]
+    arguments, unknown = parser.parse_known_args(flags)
+    if unknown:
+        given = unknown[0].partition("=")[0]
+        names = [f"--{name.replace('_', '-')}" for name in vars(arguments)]
+        raise GraphError(f"there is no argument {_cut(given, 60)}{_did_you_mean(given, names)}")
+    arguments.graph = arguments.graph or _attributes_file()
+    return arguments
 
 
-def _load(file: str, parse: Callable[[str], _T]) -> _T:
-    """Return what `parse` makes of a file, which is read once: it may be a pipe."""
-    try:
-        with open(file, encoding="utf-8", newline="") as stream:
-            text = stream.read()
-        return parse(text)
-    except UnicodeDecodeError as error:
-        raise GraphError(f"{file}: not UTF-8, at byte {error.start}") from None
-    except OSError as error:
-        raise GraphError(f"{file}: {error.strerror}") from None
-    except GraphError as error:
-        raise GraphError(f"{file}: {error}") from None
+def _attributes_file() -> str:
+    """Return the name of the file in which Nix describes the build that this is run by."""
+    # Nix 2.8 sets the variable in its sandbox to a path that is there only outside of it.
+    for name in os.environ.get("NIX_ATTRS_JSON_FILE", ""), ".attrs.json":
+        if os.path.exists(name):
+            return name
+    raise GraphError("no reference graph: pass --graph FILE, which Nix wrote (see --help)")
 
 
-def _write(file: str, text: str) -> None:
-    """Write text and a line break; the file is whole then or, if that goes wrong, as it was."""
-    try:
-        if file == "-" or (os.path.exists(file) and not os.path.isfile(file)):  # or a pipe
-            with open(1 if file == "-" else file, "w", encoding="utf-8", closefd=file != "-") as to:
-                to.write(text + "\n")
-            return
-        target = os.path.realpath(file)
-        beside = f"{target}.{os.getpid()}.tmp"
-        try:
-            with open(beside, "x", encoding="utf-8") as stream:
-                stream.write(text + "\n")
-            os.replace(beside, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(beside)
-            raise
-    except OSError as error:
-        name = "standard output" if file == "-" else file
-        raise OutputError(f"{name}: {error.strerror}") from None
+def _did_you_mean(word: str, names: Iterable[str]) -> str:
+    from difflib import get_close_matches  # slow to import
+
+    return "".join(f" (did you mean {name}?)" for name in get_close_matches(word, names, 1))
 
 
-def _say(message: str, prefix: str = "group-layers: ") -> None:
+def _say(text: str) -> None:
     with suppress(OSError):  # nobody listens
         if sys.stderr:
-            print(prefix + message, file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def format_fleet(explanation: dict) -> str:
 def main() -> None:
     attributes = read_attributes()
     sys.path.insert(0, attributes["groupLayers"])
-    from group_layers import group_fleet, load_graph, load_plans
+    from group_layers import group_fleet, read_graph, read_plans
 
     graphs, budgets = {}, {}
     for name, image in attributes["images"].items():
@@ -81,8 +81,8 @@ def main() -> None:
         request = {**image, "exportReferencesGraph": exported[0], "graph": exported[1]}
         graph, _, budget = prepare(request, base_layers)
         if graph["graph"]:
-            graphs[name], budgets[name] = load_graph(json.dumps(graph)), budget
-    fleet = group_fleet(graphs, budgets, load(attributes, "known", load_plans, []))
+            graphs[name], budgets[name] = read_graph(graph), budget
+    fleet = group_fleet(graphs, budgets, load(attributes, "known", read_plans, []))
     sizes = {path: size for g in graphs.values() for path, size in zip(g.paths, g.nar_sizes)}
     explanation = explain_fleet(fleet, sizes)
 

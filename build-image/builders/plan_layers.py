@@ -25,7 +25,7 @@ from attributes import fail, read_attributes, read_json, write_json
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from group_layers import Layer
 
@@ -108,20 +108,16 @@ def prepare(attributes: dict, base_layers: list[dict]) -> tuple[dict, list[list[
     return graph, groups, budget
 
 
-def load(attributes: dict, argument: str, parse: Callable[[str], T], default: T) -> T:
-    """Return the parsed file that an attribute names, or the default if the attribute is null."""
-    from group_layers import GraphError
+def load(attributes: dict, argument: str, read: Callable[[Any], T], default: T) -> T:
+    """Return what is in the file that an attribute names, or the default if that is null."""
+    from group_layers import GraphError, read_file, store_name
 
     name = attributes[argument]
-    if name is None:
-        return default
     try:
-        with open(name, encoding="utf-8") as file:
-            return parse(file.read())
-    except (OSError, UnicodeDecodeError, GraphError) as error:
+        return default if name is None else read_file(name, read)
+    except GraphError as error:
         # The user's name of the file, without that of the store
-        shown = os.path.basename(name).partition("-")[2]
-        fail(f"{argument}, {shown}: {getattr(error, 'strerror', None) or error}")
+        fail(f"{argument}, {str(error).replace(name, store_name(name), 1)}")
 
 
 def group_paths(attributes: dict, base_layers: list[dict]) -> dict:
@@ -129,13 +125,13 @@ def group_paths(attributes: dict, base_layers: list[dict]) -> dict:
     graph, groups, budget = prepare(attributes, base_layers)
     if not graph["graph"]:
         return {"paths": 0, "layers": []}
-    from group_layers import explain, group_fleet, load_graph, load_plans, load_popularity
+    from group_layers import explain, group_fleet, read_graph, read_plans, read_popularity
 
-    popularity = load(attributes, "popularity", load_popularity, None)
-    known = load(attributes, "known", load_plans, [])
-    loaded = load_graph(json.dumps(graph))
-    layers = group_fleet({"image": loaded}, {"image": budget}, known, popularity)["image"]
-    return explain(loaded, budget, replace_contents(layers, groups, graph["graph"]))
+    popularity = load(attributes, "popularity", read_popularity, None)
+    known = load(attributes, "known", read_plans, [])
+    read = read_graph(graph)
+    layers = group_fleet({"image": read}, {"image": budget}, known, popularity)["image"]
+    return explain(read, budget, replace_contents(layers, groups, graph["graph"]))
 
 
 def explain_image(attributes: dict, base_layers: list[dict], grouped: dict) -> dict:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from group_layers import load_popularity, store_name
+from group_layers import read_file, read_popularity, store_name
 from nix import ROOT, Image, Nix, run
 
 ONE = "[ pkgs.git ]"
@@ -51,5 +51,5 @@ def test_documented_command_makes_a_popularity_table(nix, tmp_path):
         referrers = run("nix-store", "--query", "--referrers", needed).stdout.split()
         users[store_name(needed)] = {r for r in referrers if not r.endswith(".drv")} - {needed}
     run("bash", "-euo", "pipefail", "-c", command, cwd=tmp_path)
-    table = load_popularity((tmp_path / "popularity.json").read_text())
+    table = read_file(str(tmp_path / "popularity.json"), read_popularity)
     assert all(table[name] >= len(some) > 0 for name, some in users.items())

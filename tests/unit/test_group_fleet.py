@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import group_layers
-from group_layers import MOST_PARTS, PATHS_PER_CHANGE, group_fleet, load_graphs, load_plans
+from group_layers import MOST_PARTS, PATHS_PER_CHANGE, group_fleet, read_graphs, read_plans
 from nix import ROOT
 
 PROGRAM = ROOT / "group_layers.py"
@@ -67,7 +67,7 @@ BUDGETS = st.lists(st.integers(1, 5), min_size=6, max_size=6)
 
 
 def plan(exported: dict, budgets: list[int], known: list = ()) -> dict[str, list[list[str]]]:
-    graphs = load_graphs(json.dumps(exported))
+    graphs = read_graphs(exported)
     fleet = group_fleet(graphs, dict(zip(sorted(graphs), budgets)), list(known))
     return {name: [layer.contents for layer in layers] for name, layers in fleet.items()}
 
@@ -115,7 +115,7 @@ def test_a_known_layer_is_used_whole_or_not_at_all(fleet, budgets, more):
         plans = plan(fleet, [*budgets[: len(locked)], more], lock.values())
         assert {name: plans[name] for name in locked} == lock
         locked_layers = {tuple(layer) for it in lock.values() for layer in it}
-        graphs = load_graphs(json.dumps(fleet))
+        graphs = read_graphs(fleet)
         layers = group_fleet(graphs, dict.fromkeys(graphs, more), list(lock.values()))[new]
         for layer in layers:
             assert (tuple(layer.contents) in locked_layers) == (layer.reason == "known") or (
@@ -265,7 +265,7 @@ class TestProgram:
         exported = document(SIZES, REFERENCES, {"graph": [PATHS[0]]})
         done = run_program(tmp_path, exported, "--known", "known.json")
         assert done.returncode == 2 and done.stdout == ""
-        assert done.stderr.startswith("group-layers: known.json: want plans")
+        assert done.stderr.startswith("group-layers: known.json: expected plans")
         assert done.stderr.count("\n") == 1
 
     def test_the_original_strategy_knows_no_layers(self, tmp_path):
@@ -277,4 +277,4 @@ class TestProgram:
 
 def test_plans_are_read_from_a_list_or_an_object():
     layers = [{"contents": ["/a"]}]
-    assert load_plans(json.dumps(layers)) == load_plans(json.dumps({"x": layers})) == [[["/a"]]]
+    assert read_plans(layers) == read_plans({"x": layers}) == [[["/a"]]]

@@ -852,7 +852,7 @@ class _Part:
         count = _count_bits(images & crowded)
         if not count:
             return _NEVER
-        cost = self.size * (self.images != images) + other.size * (other.images != images)
+        cost: float = self.size * (self.images != images) + other.size * (other.images != images)
         if cost < limit * count:
             chance = _chance(self.needs | other.needs)
             cost += self.size * (self.chance - chance) + other.size * (other.chance - chance)

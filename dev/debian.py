@@ -28,8 +28,7 @@ __all__ = ["Apt", "AptError", "extract", "read_control", "say"]
 SUITES = re.compile(
     r"(bullseye|bookworm|trixie|forky|sid|unstable|testing|(old)*stable)(-security)?"
 )
-KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.pgp",)
-KEYRINGS += ("/usr/share/keyrings/debian-archive-keyring.gpg",)
+KEYRINGS = [f"/usr/share/keyrings/debian-archive-keyring.{end}" for end in ("pgp", "gpg")]
 
 SETTINGS = """\
 #clear APT::Update::Post-Invoke;

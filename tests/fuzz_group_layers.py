@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).resolve().parent
 sys.path += [str(TESTS.parent), str(TESTS / "support")]
@@ -37,8 +38,10 @@ WORDS = [
     *['"path": "x", ', '"narSize": 0, ', "9" * 5000, "[" * 3000, '{"":' * 3000],
 ]
 
-VALUES = [None, True, False, -1, 0, 1, 2**63, 2**64, 10**30, 0.5, 1e300, "", "x", "\ud800", "a\nb",
-          [], {}, [[]], [None], {"path": "x"}, float("nan")]  # fmt: skip
+VALUES: list[Any] = [
+    *(None, True, False, -1, 0, 1, 2**63, 2**64, 10**30, 0.5, 1e300, float("nan")),
+    *("", "x", "\ud800", "a\nb", [], {}, [[]], [None], {"path": "x"}),
+]
 
 
 def seeds() -> list[dict]:
@@ -95,7 +98,7 @@ def damage_structure(chance: random.Random, document: object) -> object:
     return document
 
 
-def _holds(part: dict | list, key: object) -> bool:
+def _holds(part: dict | list, key: Any) -> bool:
     return key in part if isinstance(part, dict) else key < len(part)
 
 

@@ -12,6 +12,10 @@ import errno
 import os
 import sys
 
+TYPE_CHECKING = False  # as typing has it, which is slow to import
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
 
 def attributes_file() -> str:
     """Return the name of the JSON file with the derivation's structured attributes.
@@ -28,7 +32,7 @@ def read_attributes() -> dict:
     return read_json(attributes_file())
 
 
-def read_json(name: str) -> object:
+def read_json(name: str) -> Any:
     """Return what the JSON file `name` holds."""
     import json
 
@@ -58,8 +62,8 @@ def write_json(name: str, value: object) -> None:
         file.write(encode_json(value))
 
 
-def fail(message: str) -> None:
-    """End the build with `message` as the last line of its log; does not return."""
+def fail(message: str) -> NoReturn:
+    """End the build with `message` as the last line of its log."""
     sys.exit(f"error: {message}")
 
 

@@ -112,7 +112,7 @@ def main() -> None:
     base = {"config": {}, "history": [], "layerCount": 0}
     if attributes["base"]:
         base = read_json(attributes["base"])
-    layers = [
+    layers: list[LayerDescription] = [
         {**layer, "path": os.path.join(output, layer["file"]).rstrip("/")}
         for file, output in zip(attributes["descriptions"], attributes["blobs"])
         for layer in read_json(file)

@@ -70,10 +70,10 @@ def list_folder(folder: Provider, store_paths: set[str]) -> dict[str, Provider]:
     found = {}
     with os.scandir(folder.target) as entries:
         for entry in entries:
-            path, target = os.path.join(folder.path, entry.name), entry.path
-            if entry.is_symlink():
-                target = resolve(target, store_paths)
-            found[entry.name] = Provider(path, target, entry.is_symlink())
+            path = os.path.join(folder.path, entry.name)
+            is_link = entry.is_symlink()
+            target = resolve(entry.path, store_paths) if is_link else entry.path
+            found[entry.name] = Provider(path, target, is_link)
     return found
 
 
@@ -123,7 +123,7 @@ def link_contents(
             ]
             first = candidates[0]
             if first in merged:
-                targets = {candidate.target for candidate in merged if candidate.is_link}
+                targets = {it.target for it in merged if it.is_link and it.target is not None}
                 places.update(targets)
                 todo.append((place, merged, followed | targets))
             else:

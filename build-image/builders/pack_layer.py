@@ -190,7 +190,7 @@ def encode_description(description: LayerDescription) -> str:
         end = path.rindex("/") + 32
         return f'"{path[:end]}\\u{ord(path[end]):04x}{path[end + 1 :]}"'
 
-    members = [f'"{key}":{encode(description[key])}' for key in sorted(description)]
+    members = [f'"{key}":{encode(value)}' for key, value in sorted(description.items())]
     return "[{" + ",".join(members) + "}]"
 
 

@@ -128,7 +128,7 @@ def group_paths(attributes: dict, base_layers: list[dict]) -> dict:
     from group_layers import explain, group_fleet, read_graph, read_plans, read_popularity
 
     popularity = load(attributes, "popularity", read_popularity, None)
-    known = load(attributes, "known", read_plans, [])
+    known: list[list[list[str]]] = load(attributes, "known", read_plans, [])
     read = read_graph(graph)
     layers = group_fleet({"image": read}, {"image": budget}, known, popularity)["image"]
     return explain(read, budget, replace_contents(layers, groups, graph["graph"]))

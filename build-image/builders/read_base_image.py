@@ -28,12 +28,14 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from posixpath import normpath
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from attributes import fail, read_attributes, write_json
 from oci import LAYER_TYPE, WHITEOUT, blob_path
 from store import resolve
 from tar import CHUNK, read_chunks
+
+T = TypeVar("T")
 
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -56,7 +58,7 @@ class ImageError(ValueError):
     """The file or folder is not a valid image."""
 
 
-def field(value: object, name: str, kind: type, default: object = None) -> object:
+def field(value: object, name: str, kind: type[T], default: T | None = None) -> T:
     """Return `value[name]`, which must be of that kind, or `default` if it is null or missing.
 
     Raises ImageError.
@@ -92,7 +94,7 @@ class Layout:
             raise ImageError(f"the blob {digest} has other bytes than its name says")
         return file
 
-    def read_json(self, descriptor: object) -> object:
+    def read_json(self, descriptor: object) -> Any:
         """Return what a JSON blob holds."""
         with open(self.find_blob(descriptor), "rb") as file:
             return json.load(file)
@@ -119,7 +121,7 @@ class Layout:
         raise ImageError(f"it has no image for {architecture}")
 
 
-def check_config(config: object, architecture: str, layer_count: int) -> list[str]:
+def check_config(config: Any, architecture: str, layer_count: int) -> list[str]:
     """Check the parts of an image's configuration that are used; return the layers' diff ids."""
     system = field(config, "os", str, "linux")
     if system != "linux":
@@ -157,6 +159,7 @@ def decompress(blob: str, program: str | None) -> Iterator[bytes]:
         command = [program, "--decompress", "--stdout"]
         process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE)
     with process:
+        assert process.stdout
         while chunk := process.stdout.read(CHUNK):
             yield chunk
     if process.returncode != 0:
@@ -191,13 +194,13 @@ def read_archive(chunks: Iterator[bytes], out: str) -> tuple[list[Member], str]:
     A Nix database among them is written into the folder `out`. Raises tarfile.TarError.
     """
     archive, names = Archive(chunks), []
-    with tarfile.open(fileobj=archive, mode="r|", bufsize=CHUNK) as members:
+    with tarfile.open(fileobj=cast(IO[bytes], archive), mode="r|", bufsize=CHUNK) as members:
         for member in members:
             link = member.linkname if member.issym() else ""
             names.append(Member(normpath("/" + member.name), member.isdir(), link))
             if names[-1].name == DATABASE and member.isreg():
                 with open(os.path.join(out, "db.sqlite"), "wb") as database:
-                    shutil.copyfileobj(members.extractfile(member), database)
+                    shutil.copyfileobj(cast(IO[bytes], members.extractfile(member)), database)
     while archive.read(CHUNK):
         pass
     return names, "sha256:" + archive.sha256.hexdigest()

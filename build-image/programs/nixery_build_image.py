@@ -300,6 +300,7 @@ def build(
         start_new_session=True,
         preexec_fn=lambda: guard.watch(os.getpid()),
     )
+    assert process.stdout and process.stderr
     failure = find_failure(errors.pass_on(process.stderr))
     output = process.stdout.read()
     status = process.wait()

@@ -89,7 +89,9 @@ def unpack(debs: list[Path], out: Path, deps: list[Path]) -> None:
                 elif member.islnk():
                     links.append((target, rename(posixpath.normpath(member.linkname))))
                 elif member.isfile():
-                    target.write_bytes(archive.extractfile(member).read())
+                    content = archive.extractfile(member)
+                    assert content  # as of all files
+                    target.write_bytes(content.read())
                     target.chmod(0o755 if member.mode & 0o111 else 0o644)
     # A link may lead to a file of another package, or to a link.
     for target, path in links:

@@ -42,7 +42,7 @@ def run_registry(folder: Path, authentication: str = "") -> Iterator[DockerRegis
     )
     log = folder / "log"
     with log.open("wb") as output:
-        command = ["docker-registry", "serve", folder / "config.yml"]
+        command: list[str | Path] = ["docker-registry", "serve", folder / "config.yml"]
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
         for _ in range(600):

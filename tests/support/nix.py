@@ -20,14 +20,14 @@ BUILD_IMAGE = ROOT / "build-image" / "build-image.nix"
 TIMEOUT = 600
 
 
-def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+def run(*command: object, **options: Any) -> subprocess.CompletedProcess[Any]:
     """Run a command that must succeed; its output is text unless `text=False` is given."""
     done = attempt(*command, **options)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
     return done
 
 
-def attempt(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+def attempt(*command: object, **options: Any) -> subprocess.CompletedProcess[Any]:
     """Run a command that may fail."""
     options = {"text": True, "capture_output": True, "timeout": TIMEOUT, **options}
     return subprocess.run([str(word) for word in command], check=False, **options)
@@ -193,7 +193,9 @@ class Image:
             if name in {member.name for member in self.members(layer)}:
                 data = io.BytesIO(self.uncompressed(layer))
                 with tarfile.open(fileobj=data, mode="r:") as archive:
-                    return archive.extractfile(name).read()
+                    content = archive.extractfile(name)
+                    assert content, f"{name} is no file"
+                    return content.read()
         raise KeyError(name)
 
     @cached_property

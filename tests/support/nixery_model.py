@@ -6,9 +6,10 @@ It follows the original step by step, by the definitions, at whatever cost.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 
-def reachable(entries: list[dict], starts: list[str], without: str | None = None) -> set[str]:
+def reachable(entries: list[dict], starts: Iterable[str], without: str | None = None) -> set[str]:
     """Return the paths that can be reached from `starts` when one path is taken away."""
     references = {entry["path"]: entry["references"] for entry in entries}
     seen: set[str] = set()

@@ -10,7 +10,7 @@ from math import sqrt
 import group_layers as program
 from nixery_model import reachable
 
-Plan = "list[frozenset[str]]"
+Plan = list[frozenset[str]]
 
 
 def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[list[str]]:
@@ -33,9 +33,9 @@ def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[
 
         def worth(layer: frozenset[str], table: dict[str, int] = popularity) -> float:
             count = table.get(program.store_name(min(layer)), 0) if len(layer) == 1 else 0
-            support = sum(layer in part for part in parts)
+            support: float = sum(layer in part for part in parts)
             support += program.POPULAR_WORTH * count.bit_length()
-            return sum(map(size.get, layer)) * sqrt(support)
+            return sum(map(size.__getitem__, layer)) * sqrt(support)
 
         taken: Plan = []
         candidates = dict.fromkeys(layer for part in parts for layer in part)
@@ -45,7 +45,7 @@ def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[
         left = everything.difference(*taken)
         steady = left & small
         if taken and steady not in (set(), left):
-            gained = sum(map(size.get, steady)) * program.STEADY_WORTH
+            gained = sum(map(size.__getitem__, steady)) * program.STEADY_WORTH
             if len(taken) == budget - 1 and gained > worth(taken[-1], {}):
                 left |= taken.pop()
                 steady = left & small

@@ -39,7 +39,7 @@ class Wrapper:
         built = nix.build(ROOT, "-A", "nixery-build-image", "--arg", "pkgs", argument)
         return cls(built.path / "bin" / "nixery-build-image", nix.package_set)
 
-    def command(self, packages: object, *words: object, **arguments: object) -> list[str]:
+    def command(self, packages: object, *words: object, **arguments: Any) -> list[str]:
         """Return the command line for package names; `arguments` are passed with --argstr."""
         text = packages if isinstance(packages, str) else json.dumps(packages)
         arguments = {
@@ -58,7 +58,7 @@ class Wrapper:
         packages: object,
         *words: object,
         options: dict[str, Any] | None = None,
-        **arguments: object,
+        **arguments: Any,
     ) -> subprocess.CompletedProcess[str]:
         """Run it with Nix's settings alone around it, or as `options` of subprocess.run say."""
         return subprocess.run(
@@ -72,14 +72,14 @@ class Wrapper:
             },
         )
 
-    def answer(self, packages: object, *words: object, **arguments: object) -> dict[str, Any]:
+    def answer(self, packages: object, *words: object, **arguments: Any) -> dict[str, Any]:
         """Run it and return the answer, which it must have."""
         done = self.call(packages, *words, **arguments)
         assert done.returncode == 0, done.stderr
         (path,) = done.stdout.splitlines()
         return json.loads(Path(path).read_bytes())
 
-    def failure(self, packages: object, *words: object, **arguments: object) -> str:
+    def failure(self, packages: object, *words: object, **arguments: Any) -> str:
         """Run it, which must fail, and return what its last line says."""
         done = self.call(packages, *words, **arguments)
         assert done.returncode != 0 and done.stdout == ""

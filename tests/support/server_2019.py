@@ -46,8 +46,7 @@ def build(wrapper: Wrapper, name: str) -> dict[str, Any]:
     with subprocess.Popen(
         command, env=settings(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        output = process.stdout.read()
-        errors = process.stderr.read()
+        output, errors = process.communicate()
     if process.returncode != 0:
         raise BuildFailure(errors)
     return json.loads(Path(output.strip()).read_bytes())

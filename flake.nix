@@ -51,6 +51,12 @@
         pkgs: programsOf pkgs // { default = (programsOf pkgs).nixery-build-image; }
       );
 
+      templates.default = {
+        path = ./examples/own-program;
+        description = "A container image of your own program, pushed and named in a compose file";
+        welcomeText = "Read the first lines of flake.nix: they have the commands.";
+      };
+
       checks = forSystems (pkgs: (offersOf pkgs).tests);
 
       # For contributors; a package set that is too old for this can still build images.

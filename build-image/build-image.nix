@@ -77,6 +77,8 @@ let
     inherit (image) groupedLayers layers;
     # The reason for each layer, as a table and as a picture
     inherit (image) explain picture;
+    # What is in it, as scanners read it
+    inherit (image) sbom;
 
     # What another machine needs to have all this without building anything
     inherit (image) cache;

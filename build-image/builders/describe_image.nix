@@ -10,6 +10,8 @@
   base,
   # The configuration of the container, without context
   config,
+  # Annotations of the manifest, without context
+  annotations ? { },
   # Variables that those of the base and of the configuration override
   environment,
   # Names of the machine in the OCI image specification; "" for no variant
@@ -18,4 +20,10 @@
   # Seconds since 1970
   created,
 }@attributes:
-build ({ name = "image-documents"; } // attributes)
+build (
+  {
+    name = "image-documents";
+    inherit annotations;
+  }
+  // attributes
+)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from layer import LayerDescription
 
 
+# The default of `created`, which stands for no time
+NO_TIME = 1
+
+
 def timestamp(seconds: int) -> str:
     """Return a time, in seconds since 1970, as RFC 3339 wants it, in UTC.
 
@@ -62,6 +66,14 @@ def describe_history(layers: list[LayerDescription], created: str) -> list[dict[
     return entries
 
 
+def annotate(attributes: dict) -> dict[str, str]:
+    """Return the image's annotations, which are labels as well: `created` if there is a time."""
+    annotations = dict(attributes["annotations"])
+    if attributes["created"] != NO_TIME:
+        annotations.setdefault("org.opencontainers.image.created", timestamp(attributes["created"]))
+    return annotations
+
+
 def image_config(attributes: dict, layers: list[LayerDescription], base: dict) -> dict:
     """Return the image's configuration: the base's, overridden by the attributes."""
     created = timestamp(attributes["created"])
@@ -89,7 +101,9 @@ def image_config(attributes: dict, layers: list[LayerDescription], base: dict) -
     return result
 
 
-def image_manifest(config: bytes, layers: list[LayerDescription], base: dict) -> dict:
+def image_manifest(
+    config: bytes, layers: list[LayerDescription], base: dict, annotations: dict[str, str]
+) -> dict:
     """Return the image's manifest; `config` is the blob of its configuration."""
     descriptors = [
         {key: layer[key] for key in ("mediaType", "digest", "size", "annotations") if key in layer}
@@ -102,7 +116,9 @@ def image_manifest(config: bytes, layers: list[LayerDescription], base: dict) ->
         "layers": descriptors,
     }
     if "digest" in base:
-        manifest["annotations"] = {"org.opencontainers.image.base.digest": base["digest"]}
+        annotations = {"org.opencontainers.image.base.digest": base["digest"], **annotations}
+    if annotations:
+        manifest["annotations"] = annotations
     return manifest
 
 
@@ -117,11 +133,16 @@ def main() -> None:
         for file, output in zip(attributes["descriptions"], attributes["blobs"])
         for layer in read_json(file)
     ]
+    annotations = annotate(attributes)
+    if annotations:  # docker shows labels alone
+        given = attributes["config"]
+        given["Labels"] = {**annotations, **given.get("Labels", {})}
     config = encode_json(image_config(attributes, layers, base))
     os.mkdir(out)
     with open(os.path.join(out, "config.json"), "wb") as file:
         file.write(config)
-    write_json(os.path.join(out, "manifest.json"), image_manifest(config, layers, base))
+    manifest = image_manifest(config, layers, base, annotations)
+    write_json(os.path.join(out, "manifest.json"), manifest)
     write_json(os.path.join(out, "layers.json"), layers)
 
 

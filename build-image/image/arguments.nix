@@ -17,6 +17,7 @@ let
   inherit (builtins)
     attrNames
     concatMap
+    filter
     functionArgs
     hasContext
     isAttrs
@@ -145,7 +146,9 @@ let
       known ? null,
       # Whether evaluation may build the plan; otherwise one derivation packs all layers
       importFromDerivation ? true,
-      # Description, homepage and license, which become labels of the image
+      # Annotations of the manifest, which become labels of the image as well: strings by name
+      annotations ? { },
+      # Name, description, homepage and license, which become annotations
       meta ? { },
       # Additional attributes of the result
       passthru ? { },
@@ -261,6 +264,8 @@ let
       contents = map (storePath "contents") (flatten contents);
       # Variables that the ready-made contents (essentials.nix) set in every process
       environment = concatMap (content: content.imageEnv or [ ]) (flatten contents);
+      # What is known of them: those that are derivations with `meta`
+      packages = filter (content: isAttrs content && content ? meta && content ? name) (flatten contents);
       config = checkConfig name (if config == null then { } else config);
       architecture = check "architecture" (
         value: isString value && match "[a-z0-9]{1,16}" value != null && goName value == value
@@ -303,6 +308,9 @@ let
         value: value == "docker" || value == "oci"
       ) "\"docker\" or \"oci\"" mediaTypes;
 
+      annotations = check "annotations" (
+        value: isAttrs value && builtins.all (name: isString value.${name}) (attrNames value)
+      ) "a set of strings, as in annotations.\"org.opencontainers.image.source\" = \"https://...\"" annotations;
       meta = checkSet "meta" meta;
       passthru = checkSet "passthru" passthru;
     };

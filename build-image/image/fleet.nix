@@ -89,6 +89,15 @@ let
         inherit (image) documents packed;
       }) built;
     };
+    # What is in each image: a folder of CycloneDX documents
+    sbom = import ./link-files.nix { inherit tools; } "fleet-sboms" (
+      builtins.listToAttrs (
+        map (name: {
+          name = "${name}.cdx.json";
+          value = built.${name}.sbom;
+        }) (attrNames built)
+      )
+    );
     # Where copyTo pushes to -> what names exactly each image there
     reference =
       registry: mapAttrs (_: image: image.reference "${registry}/${image.imageName}") built;

@@ -65,6 +65,7 @@ let
     tag
     contents
     environment
+    packages
     config
     architecture
     variant
@@ -84,6 +85,7 @@ let
     includeNixDB
     compressor
     mediaTypes
+    annotations
     meta
     passthru
     ;
@@ -99,19 +101,27 @@ let
 
   contentsList = unique contents;
 
-  # The image's `meta`, under the names of the OCI image specification's annotations
-  labels = {
-    "org.opencontainers.image.description" = meta.description or null;
-    "org.opencontainers.image.licenses" = meta.license.spdxId or null;
-    "org.opencontainers.image.url" = meta.homepage or null;
-  };
-  knownLabels = removeAttrs labels (filter (label: !isString labels.${label}) (attrNames labels));
-  labelled =
-    if knownLabels == { } then
-      config
-    else
-      config // { Labels = knownLabels // config.Labels or { }; };
-  configText = toJSON labelled;
+  configText = toJSON config;
+
+  # Names of the OCI image specification; a derivation's `meta` has the name with the version.
+  metaAnnotations =
+    let
+      parsed = builtins.parseDrvName (meta.name or "");
+      values = {
+        title = if meta ? name then parsed.name else null;
+        version = meta.version or (if parsed.version == "" then null else parsed.version);
+        description = meta.description or null;
+        licenses = meta.license.spdxId or null;
+        url = meta.homepage or null;
+      };
+    in
+    builtins.listToAttrs (
+      map (key: {
+        name = "org.opencontainers.image.${key}";
+        value = values.${key};
+      }) (filter (key: isString values.${key}) (attrNames values))
+    );
+  allAnnotations = metaAnnotations // annotations;
 
   base =
     if fromImage == null then
@@ -197,7 +207,17 @@ let
     base = if base == null then null else base.image;
     # Without context: what the configuration refers to is in the layers; the layout only names it.
     config = builtins.fromJSON (builtins.unsafeDiscardStringContext configText);
-  };
+  }
+  // (
+    if allAnnotations == { } then
+      { }
+    else
+      {
+        annotations = builtins.fromJSON (
+          builtins.unsafeDiscardStringContext (toJSON allAnnotations)
+        );
+      }
+  );
   imageTag =
     if tag != null then
       tag
@@ -246,6 +266,13 @@ outputs.layout
   overrideAttrs = _: throw "an image has no overrideAttrs: write override { ... }, which changes arguments of buildImage";
 
   inherit (layered) layers groupedLayers picture;
+  # What is in it, as CycloneDX has it
+  sbom = import ./sbom.nix { inherit builders; } {
+    inherit name documents packages;
+    inherit (ingredients) base;
+    inherit (layered.toPlan) roots;
+    tag = imageTag;
+  };
   # For a fleet that this image is in
   inherit (layered) toPlan;
   # Without outputSpecified, `nix build` of newer versions of Nix builds the output `out`.

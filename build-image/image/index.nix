@@ -89,6 +89,16 @@ outputs.layout
     reference
     ;
 
+  # What is in the image for each platform: a folder of CycloneDX documents
+  sbom = import ./link-files.nix { inherit tools; } "index-sboms" (
+    builtins.listToAttrs (
+      map (image: {
+        name = "${image.platform}.cdx.json";
+        value = image.sbom;
+      }) images
+    )
+  );
+
   # What other machines need besides the packages, as for an image
   cache = tools.writeText "index-cache" (
     builtins.concatStringsSep "\n" (

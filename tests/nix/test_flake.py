@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from containers import PODMAN_RUN, podman
+from docker_registry import run_registry
 from nix import ROOT, Image, run
 
 NIX = ("nix", "--extra-experimental-features", "nix-command flakes")
@@ -25,8 +26,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def flake(*arguments: object) -> str:
-    return run(*NIX, *arguments).stdout
+def flake(*arguments: object, **options: object) -> str:
+    return run(*NIX, *arguments, **options).stdout
 
 
 def test_every_output_can_be_shown_and_checked_with_a_set_that_has_no_developers_tools(
@@ -38,6 +39,7 @@ def test_every_output_can_be_shown_and_checked_with_a_set_that_has_no_developers
     assert set(shown["packages"]["x86_64-linux"]) == programs
     overlay = {"type": "nixpkgs-overlay"}
     assert shown["overlays"] == {"default": overlay, "dockerTools": overlay}
+    assert set(shown["templates"]) == {"default"}
     flake("flake", "check", f"path:{checkout}", *given)
 
 
@@ -181,3 +183,35 @@ def test_the_example_of_a_fleet(nix, checkout, tmp_path, short_folder):
     pushed = flake("run", f"{fleet}copyTo", *given, "--", *(f"oci:{it}" for it in folders))
     digests = [line.split() for line in pushed.splitlines()]
     assert digests == [[name, images[name].descriptor["digest"]] for name in names for _ in folders]
+
+
+def test_the_template_is_an_image_of_one_s_own_program_which_a_compose_file_names(
+    nix, checkout, tmp_path, short_folder
+):
+    own = tmp_path / "own"
+    own.mkdir()
+    flake("flake", "init", "--template", f"path:{checkout}", cwd=own)
+    given = [
+        *("--override-input", "nixpkgs", f"path:{nix.package_set}"),
+        *("--override-input", "nixery", f"path:{checkout}", "--no-write-lock-file"),
+    ]
+    with run_registry(tmp_path) as registry:
+        file = own / "flake.nix"
+        file.write_text(file.read_text().replace("registry.example.org", registry.address))
+
+        def build(attribute: str) -> Path:
+            command = ["build", "--no-link", "--json", f"path:{own}#{attribute}", *given]
+            (built,) = json.loads(flake(*command))
+            return Path(built["outputs"]["out"])
+
+        compose = json.loads(build("compose").read_bytes())
+        destination = f"docker://{registry.address}/greet:latest"
+        words = ["--", destination, "--dest-tls-verify=false"]
+        pushed = flake("run", f"path:{own}#image.copyTo", *given, *words).strip()
+        named = compose["services"]["greet"]["image"]
+        assert named == f"{registry.address}/greet@{pushed}"
+        podman(short_folder, "pull", "--quiet", "--tls-verify=false", named)
+        done = podman(short_folder, "run", *PODMAN_RUN, "--pull=never", named)
+    assert done.stdout == "hello, world\n"
+    annotations = Image(build("image")).manifest["annotations"]
+    assert annotations["org.opencontainers.image.revision"] == "dirty"

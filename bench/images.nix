@@ -1,15 +1,18 @@
-# The images that speed.py and push.py time: programs of the small package set, and packages made
-# here.
+# The images that speed.py, push.py and pull.py time: programs of the small package set, and packages
+# made here.
 {
   # Folder of the small package set (tests/packages/fetch)
   set,
-  # "small" or "large": some 50 or 500 store paths; "application": 98, on git, python3 and nginx
+  # "small" or "large": some 50 or 500 store paths; "application": 96, of git, python3, nginx and
+  # forty small packages; "files": 100 small packages
   size ? "small",
   # Which packages to have: { bytes = revision; }, both strings. Another revision is another path.
   revisions ? { },
   # Arguments of the image
   mtime ? "1970-01-01T00:00:01Z",
   importFromDerivation ? true,
+  # Layers whose contents are given: JSON, a list of lists of store paths
+  groups ? "[ ]",
   # Checkouts of nixpkgs and of nix2container, which are run beside: the folders
   nixpkgs ? null,
   nix2container ? null,
@@ -18,14 +21,14 @@ let
   pkgs = import set { };
 
   # Packages with the bytes of real files, one an output, `sizes` of them in bytes. `revision` is in
-  # the first file of each. Every fifth needs the four before it.
+  # the first file of each. All need `needs`, and every fifth the four before it.
   madePackages =
-    name: revision: sizes:
+    name: revision: needs: sizes:
     let
       output = number: if number == 0 then "out" else "package${toString number}";
     in
     derivation {
-      inherit name revision sizes;
+      inherit name revision needs sizes;
       outputs = builtins.genList output (builtins.length sizes);
       system = builtins.currentSystem;
       sources = [
@@ -40,14 +43,16 @@ let
         ./make_packages.py
       ];
     };
-  changing = map (bytes: madePackages "changing-${bytes}" revisions.${bytes} [ (builtins.fromJSON bytes) ]) (
-    builtins.attrNames revisions
-  );
+  # On top of the image's programs, as one's own
+  changing = map (
+    bytes:
+    madePackages "changing-${bytes}" revisions.${bytes} chosen.${size} [ (builtins.fromJSON bytes) ]
+  ) (builtins.attrNames revisions);
 
   # From two kilobytes to a megabyte, as many small ones as large ones, in a mixed order.
   steps = [ 2 5 10 20 50 100 200 500 1000 ];
   mixed = number: builtins.elemAt steps (number * 4 - number * 4 / 9 * 9) * 1000 + number;
-  filler = madePackages "filler" "only" (builtins.genList mixed 310);
+  filler = madePackages "filler" "only" [ ] (builtins.genList mixed 310);
   fifths = count: builtins.genList (number: filler."package${toString (number * 5 + 4)}") count;
 
   names = builtins.attrNames (builtins.fromJSON (builtins.readFile (set + "/index.json"))).programs;
@@ -62,6 +67,7 @@ let
       pkgs.nginx
     ]
     ++ fifths 8;
+    files = fifths 20;
   };
   contents = changing ++ chosen.${size};
 in
@@ -72,6 +78,9 @@ in
   image = import ../build-image/image/image.nix { tools = pkgs; } {
     name = "image";
     inherit contents mtime importFromDerivation;
+    layers = map (map (path: builtins.appendContext path { ${path}.path = true; })) (
+      builtins.fromJSON groups
+    );
   };
 
   # What the time of a small layer is spent on: fifty derivations of each kind, new for each

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import queue
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 
 from timing import Run, run
@@ -18,35 +21,87 @@ __all__ = ["NIX", "Machine", "Relay", "serve"]
 
 # Settings of every machine's Nix: no users to build as, no signatures.
 SETTINGS = "build-users-group =\nrequire-sigs = false\nsubstituters = "
+# A relay's network takes bytes in pieces, and so many of them on the way: 4 MB.
+PIECE, PIECES = 1 << 16, 64
+
 NIX = ("nix", "--extra-experimental-features", "nix-command")
 
 
 class Relay:
-    """Passes connections on to an address and counts the bytes that clients send."""
+    """Passes connections on to an address as a network does, and counts the bytes.
 
-    def __init__(self, target: str) -> None:
+    A connection is open after a round trip, given in seconds. In each direction, all connections
+    share the bandwidth, in bytes a second. There is no slow start, and nothing is lost.
+    """
+
+    def __init__(self, target: str, round_trip: float = 0, bandwidth: float = inf) -> None:
         host, port = target.split(":")
         self.target = host, int(port)
-        self.sent: list[int] = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.round_trip = round_trip
+        self.up, self.down = _Direction(bandwidth), _Direction(bandwidth)
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def sent(self) -> int:
+        """How many bytes clients have sent."""
+        return self.up.bytes
+
+    @property
+    def received(self) -> int:
+        """How many bytes clients have got."""
+        return self.down.bytes
 
     def _accept(self) -> None:
         while True:
             client, _ = self.listener.accept()
+            opened = time.monotonic() + self.round_trip
             server = socket.create_connection(self.target)
-            for ends in (client, server, self.sent), (server, client, []):
-                threading.Thread(target=self._carry, args=ends, daemon=True).start()
+            for end in client, server:
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+            for ends in (client, server, self.up), (server, client, self.down):
+                on_the_way: queue.Queue[tuple[float, bytes]] = queue.Queue(PIECES)
+                for end in (self._take, *ends[::2], opened), (self._give, ends[1]):
+                    carry = threading.Thread(target=end[0], args=(*end[1:], on_the_way))
+                    carry.daemon = True
+                    carry.start()
 
-    def _carry(self, source: socket.socket, target: socket.socket, counted: list[int]) -> None:
-        try:
-            while data := source.recv(1 << 18):
-                counted.append(len(data))
+    def _take(
+        self, source: socket.socket, direction: _Direction, opened: float, on_the_way: queue.Queue
+    ) -> None:
+        with suppress(OSError):  # the end has hung up
+            while data := source.recv(PIECE):
+                passed = max(opened, direction.pass_on(len(data)))
+                on_the_way.put((passed + self.round_trip / 2, data))
+        on_the_way.put((0, b""))
+
+    def _give(self, target: socket.socket, on_the_way: queue.Queue) -> None:
+        with suppress(OSError):
+            while True:
+                arrives, data = on_the_way.get()
+                time.sleep(max(0, arrives - time.monotonic()))
+                if not data:
+                    break
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # one end has hung up
+        while data:  # what the other end still sends, until it ends
+            _, data = on_the_way.get()
+
+
+class _Direction:
+    """What a network passes on in one direction, one piece after the other."""
+
+    def __init__(self, bandwidth: float) -> None:
+        self.bandwidth, self.bytes, self.free = bandwidth, 0, 0.0
+        self.lock = threading.Lock()
+
+    def pass_on(self, count: int) -> float:
+        """Take so many bytes; return the time at which the last of them has been passed on."""
+        with self.lock:
+            self.bytes += count
+            self.free = max(self.free, time.monotonic()) + count / self.bandwidth
+            return self.free
 
 
 class _Files(http.server.SimpleHTTPRequestHandler):

@@ -1,7 +1,7 @@
 """Make packages of given sizes from the files of others. This is the builder of images.nix.
 
 Attributes: `sizes`, bytes, one for each of the `outputs`; `sources`, the packages to take bytes
-from; `revision`, a text that is in all of them.
+from; `needs`, store paths that all of them refer to; `revision`, a text that is in all of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ for number, (out, size) in enumerate(zip(outputs, attributes["sizes"])):
     os.mkdir(out)
     with open(f"{out}/needs", "w", encoding="utf-8") as file:
         needed = outputs[number - 4 : number] if number % 5 == 4 else []
-        file.write("\n".join([attributes["revision"], *needed]))
+        file.write("\n".join([attributes["revision"], *attributes["needs"], *needed]))
     for piece in range(0, size, PIECE):
         length = min(PIECE, size - piece)
         with open(f"{out}/{piece}", "wb") as file:

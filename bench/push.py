@@ -123,7 +123,9 @@ class Bench:
     def change(self, package: str) -> None:
         """Change a package of the application, or a library below everything."""
         if package == LIBRARY:
-            self.builder.packages = change_library(self.packages, self.folder, self.builder.new())
+            self.builder.packages = change_package(
+                self.packages, LIBRARY, self.folder, self.builder.new()
+            )
         else:
             self.revisions[package] = self.builder.new()
 
@@ -152,12 +154,12 @@ class Bench:
         else:
             script = f"path=$({get_path}); $path/bin/copy-to {to}"
         before, sizes = layers_of(self.manifest(repository)), on.sizes()
-        self.relay.sent.clear()
+        sent = self.relay.sent
         done = on.run("sh", "-e", "-c", script)
         layers = layers_of(self.manifest(repository)).items()
         changed = sum(size for digest, size in layers if digest not in before)
         written = sum(size for path, size in on.sizes().items() if path not in sizes)
-        moved = [amount / MEGA for amount in (sum(self.relay.sent), changed, written)]
+        moved = [amount / MEGA for amount in (self.relay.sent - sent, changed, written)]
         return Push(done.wall, done.cpu, *moved), done.log
 
     def publish(self, program: str, **more: str | bool) -> str:
@@ -209,15 +211,15 @@ def describe_upload(manifest: bytes, push: Push) -> str:
     )
 
 
-def change_library(packages: str, folder: Path, version: str) -> str:
-    """Return a copy of the small package set with another version of the C library.
+def change_package(packages: str, name: str, folder: Path, version: str) -> str:
+    """Return a copy of the small package set, in `folder`, with another version of a package.
 
-    All its packages are other store paths for that, as they are in nixpkgs.
+    All that needs it is another store path for that, as it is in nixpkgs.
     """
     changed = folder / f"packages-{version}"
     shutil.copytree(packages, changed)
     index = json.loads((changed / "index.json").read_text())
-    index["packages"][LIBRARY]["version"] += f".{version}"
+    index["packages"][name]["version"] += f".{version}"
     (changed / "index.json").write_text(json.dumps(index))
     return str(changed)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -67,6 +68,11 @@ def unpack(release: str) -> Path:
         shutil.rmtree(folder / "debs")
         (folder / "unpacked").rename(folder / "root")
     return folder / "root"
+
+
+def find_version(text: str) -> str:
+    """Return the version in what a program prints, without what Debian appends."""
+    return re.search(r"\b\d+(\.\d+)+", text)[0]
 
 
 def _link_folders(root: Path) -> None:

@@ -38,7 +38,7 @@ class Relay:
         host, port = target.split(":")
         self.target = host, int(port)
         self.round_trip = round_trip
-        self.up, self.down = _Direction(bandwidth), _Direction(bandwidth)
+        self.up, self.down = Direction(bandwidth), Direction(bandwidth)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -68,7 +68,7 @@ class Relay:
                     carry.start()
 
     def _take(
-        self, source: socket.socket, direction: _Direction, opened: float, on_the_way: queue.Queue
+        self, source: socket.socket, direction: Direction, opened: float, on_the_way: queue.Queue
     ) -> None:
         with suppress(OSError):  # the end has hung up
             while data := source.recv(PIECE):
@@ -89,7 +89,7 @@ class Relay:
             _, data = on_the_way.get()
 
 
-class _Direction:
+class Direction:
     """What a network passes on in one direction, one piece after the other."""
 
     def __init__(self, bandwidth: float) -> None:

@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
 """Measure what pulling images costs docker, podman and containerd; write the report.
 
-    pull.py [--repeats N] [--before FILE] [--report FILE]
+    pull.py [--repeats N] [--program FILE] [--report FILE]
 
 Hosts (hosts.py) pull from a docker-registry through a relay (machines.py) with a round trip of
-20 ms and 200 Mbit/s. Each first pull is by a host whose store is empty. Figures are medians.
+20 ms and 200 Mbit/s. A first pull is by a host whose store is empty. Figures are those of the
+fastest of the runs, since whatever else the machine does only makes a run slower.
 
 The first table has fits of time = a + b x layers + c x megabytes of store paths, over images of
 8 to 100 layers. From b and c follows the price of a layer: the megabytes that take as long to
 pull as one more layer does.
 
-The second compares ways to group the store paths of one image: git, python3, nginx and forty small
-packages, with one's own program of 100 kB on top. After the first pull the host pulls the same
-image with another revision of the program, and then with another version of the OpenSSL library,
-for which all that needs it is another store path. `--before` is group_layers.py of an earlier
-version, whose plan is compared, too. The last table has the time to build the image when the
-packages are there, and nothing else.
+The second part compares ways to group the store paths of one image: git, python3, nginx and forty
+small packages, with one's own program of 100 kB on top. After the first pull the host pulls the
+same image with another revision of the program, and then with another version of OpenSSL's
+library, for which all that needs it has another store path. `--program` is another version of
+group_layers.py, whose plan is compared, too. The last table has the time to build the image when
+there are only its packages.
 
 Needs root, Nix, docker-registry, skopeo and 3 GB in the folder for temporary files; hosts.py says
 what it downloads.
@@ -38,7 +39,7 @@ from hosts import HOSTS, Spent
 from machines import NIX, Relay
 from push import change_package, layers_of
 from speed import BENCH, Builder, find_packages
-from timing import MEGA, Failure, Run, machine, run, table
+from timing import MEGA, Failure, Run, machine, run, say, table
 
 sys.path.insert(0, str(BENCH.parent / "tests/support"))
 from docker_registry import DockerRegistry, run_registry  # it lies with the tests
@@ -50,13 +51,8 @@ FITTED = {"application": (8, 24, 48, 96), "files": (8, 24, 48, 96)}
 
 PROGRAM = "100000"  # bytes of what is on top
 LIBRARY = "libssl3"
-EACH, BEFORE, OURS = "one path per layer", "version 1.1.0", "this version"
+EACH, OURS = "one path per layer", "this version"
 LIMIT = 100  # layers that an image may have by default, the root's included
-
-
-def say(message: str) -> None:
-    """Print what is being done; the report goes to a file."""
-    print(f"pull: {message}", file=sys.stderr, flush=True)
 
 
 class Fit(NamedTuple):
@@ -129,9 +125,9 @@ class Image(NamedTuple):
 class Images:
     """Builds images and pushes them to the registry."""
 
-    def __init__(self, packages: str, registry: DockerRegistry, before: Path | None) -> None:
-        self.builder, self.registry, self.before = Builder(packages), registry, before
-        self.plans = [EACH, *([BEFORE] if before else []), OURS]
+    def __init__(self, packages: str, registry: DockerRegistry, program: Path | None) -> None:
+        self.builder, self.registry, self.program = Builder(packages), registry, program
+        self.plans = [EACH, *([program.stem] if program else []), OURS]
 
     def paths(self, size: str, revisions: Mapping[str, str]) -> dict[str, dict]:
         """Return what Nix knows of each store path of an image's contents; they are built."""
@@ -154,7 +150,7 @@ class Images:
             json.dump(graph, file)
             file.flush()
             options = "--graph", file.name, "--out", "-", "--budget", str(LIMIT - 1)
-            layers = json.loads(run([sys.executable, self.before, *options]).output)
+            layers = json.loads(run([sys.executable, self.program, *options]).output)
         return [layer["contents"] for layer in layers]
 
     def build(
@@ -179,9 +175,9 @@ class Images:
         return Image(reference, layers_of(raw.encode()), total)
 
 
-def middle(spent: Iterable[Spent]) -> Spent:
-    """Return the median of each figure."""
-    return Spent(*map(statistics.median, zip(*spent)))
+def fastest(spent: Iterable[Spent]) -> Spent:
+    """Return the least of each figure."""
+    return Spent(*map(min, zip(*spent)))
 
 
 class Pulls:
@@ -224,7 +220,7 @@ def measure_fits(images: Images, pulls: Pulls, repeats: int) -> str:
             for _ in range(repeats):
                 say(f"{name}: {image.reference}")
                 spent += [spent for spent, _ in pulls.pull(name, [image])]
-            pairs.append((len(image.layers), image.size, middle(spent)))
+            pairs.append((len(image.layers), image.size, fastest(spent)))
         cells = []
         for clock in Spent._fields:
             found = fit([(count, size, getattr(spent, clock)) for count, size, spent in pairs])
@@ -268,7 +264,7 @@ def measure_plans(images: Images, pulls: Pulls, repeats: int) -> tuple[str, str]
                 results[plan].append(pulls.pull(name, chain))
         medians = {
             plan: [
-                (*middle(spent for spent, _ in pull), statistics.median(size for _, size in pull))
+                (*fastest(spent for spent, _ in pull), statistics.median(size for _, size in pull))
                 for pull in zip(*runs)
             ]
             for plan, runs in results.items()
@@ -298,7 +294,7 @@ def measure_builds(images: Images, repeats: int) -> str:
             runs[plan].append(built)
             images.builder.delete()
     medians = {
-        plan: middle(Spent(each.wall, each.cpu) for each in its_runs)
+        plan: fastest(Spent(each.wall, each.cpu) for each in its_runs)
         for plan, its_runs in runs.items()
     }
     rows = []
@@ -340,7 +336,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--repeats", metavar="N", type=int, default=3, help="runs of each (default: %(default)s)")
-    add("--before", metavar="FILE", type=Path, help="group_layers.py of an earlier version")
+    add("--program", metavar="FILE", type=Path, help="another version of group_layers.py")
     add("--report", metavar="FILE", type=Path, default=BENCH / "pull.md", help="where it goes")
     arguments = parser.parse_args(argv)
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -353,7 +349,7 @@ def main(argv: list[str] | None = None) -> int:
     (folder / "registry").mkdir()
     try:
         with run_registry(folder / "registry") as registry:
-            images = Images(packages, registry, arguments.before)
+            images = Images(packages, registry, arguments.program)
             pulls = Pulls(folder, Relay(registry.address, ROUND_TRIP, BANDWIDTH))
             fits = measure_fits(images, pulls, repeats)
             tables = fits, *measure_plans(images, pulls, repeats), measure_builds(images, repeats)

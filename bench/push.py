@@ -38,7 +38,7 @@ from typing import NamedTuple
 from machines import NIX, Machine, Relay, serve
 from plot import Panel, draw
 from speed import BENCH, Builder, find_packages
-from timing import MEGA, Failure, machine, run, table, verdict
+from timing import MEGA, Failure, machine, run, say, table, verdict
 
 sys.path.insert(0, str(BENCH.parent / "tests/support"))
 from docker_registry import run_registry  # it lies with the tests
@@ -68,11 +68,6 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json,"
     "application/vnd.docker.distribution.manifest.v2+json"
 )
-
-
-def say(message: str) -> None:
-    """Print what is being done; the report goes to a file."""
-    print(f"push: {message}", file=sys.stderr, flush=True)
 
 
 class Push(NamedTuple):

@@ -4,7 +4,7 @@
   # Folder of the small package set (tests/packages/fetch)
   set,
   # "small" or "large": some 50 or 500 store paths; "application": 96, of git, python3, nginx and
-  # forty small packages; "files": 100 small packages
+  # forty small packages; "service": 306, with more of them; "files": 100 small packages alone
   size ? "small",
   # Which packages to have: { bytes = revision; }, both strings. Another revision is another path.
   revisions ? { },
@@ -58,15 +58,16 @@ let
   names = builtins.attrNames (builtins.fromJSON (builtins.readFile (set + "/index.json"))).programs;
   named = name: pkgs.lib.attrByPath (pkgs.lib.splitString "." name) null pkgs;
 
+  programs = [
+    pkgs.git
+    pkgs.python3
+    pkgs.nginx
+  ];
   chosen = {
     small = [ pkgs.git ];
     large = map named names ++ fifths 62;
-    application = [
-      pkgs.git
-      pkgs.python3
-      pkgs.nginx
-    ]
-    ++ fifths 8;
+    application = programs ++ fifths 8;
+    service = programs ++ fifths 50;
     files = fifths 20;
   };
   contents = changing ++ chosen.${size};

@@ -24,6 +24,7 @@ for name in found:
     if not os.path.islink(name):
         with open(name, "rb") as file:
             data += file.read()
+data.reverse()  # so that Nix finds no reference in them
 
 start = 0
 # In the order in which the derivation names them: out, package1, ..., package10.

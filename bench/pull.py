@@ -27,15 +27,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from hosts import HOSTS, Spent
+from hosts import HOSTS
 from machines import NIX, Relay
 from push import change_package, layers_of
 from speed import BENCH, Builder, find_packages
@@ -86,7 +86,7 @@ def fit(points: Sequence[tuple[float, float, float]]) -> Fit:
     errors = [
         sum(map(float.__mul__, parts, map(float, row))) - time for row, time in zip(rows, times)
     ]
-    return Fit(*parts, statistics.fmean(error * error for error in errors) ** 0.5)
+    return Fit(*parts, (sum(error * error for error in errors) / len(rows)) ** 0.5)
 
 
 def divide(sizes: Mapping[str, int], count: int) -> list[list[str]]:
@@ -140,7 +140,8 @@ class Images:
             return []
         paths = self.paths("application", revisions)
         if plan == EACH:
-            return [[path] for path in paths]
+            # In dockerTools' order
+            return [[path] for path in sorted(paths, key=lambda path: paths[path]["closureSize"])]
         contents = self.builder.command("nix-build", "contents", "application", revisions)
         graph = {
             "exportReferencesGraph": {"graph": run(contents).output.split()},
@@ -175,55 +176,58 @@ class Images:
         return Image(reference, layers_of(raw.encode()), total)
 
 
-def fastest(spent: Iterable[Spent]) -> Spent:
+def fastest(runs: Iterable[tuple[float, ...]]) -> list[float]:
     """Return the least of each figure."""
-    return Spent(*map(min, zip(*spent)))
+    return [min(figures) for figures in zip(*runs)]
 
 
 class Pulls:
     """Pulls by hosts, through the relay."""
 
-    def __init__(self, folder: Path, relay: Relay) -> None:
-        self.folder, self.relay = folder, relay
+    def __init__(self, folder: Path, relay: Relay, repeats: int) -> None:
+        self.folder, self.relay, self.repeats = folder, relay, repeats
         self.versions: dict[str, str] = {}
 
-    def pull(self, name: str, images: Iterable[Image]) -> list[tuple[Spent, float]]:
+    def pull(self, name: str, images: Sequence[Image]) -> list[tuple[float, ...]]:
         """Pull images one after another to a host with an empty store.
 
-        Returns what each took, and the megabytes that were sent to the host for it.
+        Returns of each how many seconds it took, how many of CPU time, and the megabytes received.
         """
         release, kind = HOSTS[name]
+        say(f"{name}: {images[0].reference}")
         results = []
         with kind(release, self.folder / "host") as host:
             self.versions.setdefault(name, host.version())
             for image in images:
                 received = self.relay.received
                 spent = host.pull(f"{self.relay.address}/{image.reference}")
-                results.append((spent, (self.relay.received - received) / MEGA))
+                results.append((*spent, (self.relay.received - received) / MEGA))
         return results
 
+    def measure(self, name: str, chains: Sequence[Sequence[Image]]) -> list[list[list[float]]]:
+        """Pull each chain of images several times, in turn: the least figures of its images."""
+        runs = [[self.pull(name, images) for images in chains] for _ in range(self.repeats)]
+        return [[fastest(pulls) for pulls in zip(*its_runs)] for its_runs in zip(*runs)]
 
-def measure_fits(images: Images, pulls: Pulls, repeats: int) -> str:
+
+def measure_fits(images: Images, pulls: Pulls) -> str:
     """Pull images of many sizes and numbers of layers; return the table of fits."""
     pushed = []
     for size, counts in FITTED.items():
         sizes = {path: info["narSize"] for path, info in images.paths(size, {}).items()}
         for count in counts:
             say(f"building {size} in {count} layers")
-            groups = divide(sizes, count)
-            pushed.append(images.push(f"{size}:{count}", size, {}, groups))
+            pushed.append(images.push(f"{size}:{count}", size, {}, divide(sizes, count)))
     rows = []
     for name in HOSTS:
-        pairs = []
-        for image in pushed:
-            spent = []
-            for _ in range(repeats):
-                say(f"{name}: {image.reference}")
-                spent += [spent for spent, _ in pulls.pull(name, [image])]
-            pairs.append((len(image.layers), image.size, fastest(spent)))
+        results = pulls.measure(name, [[image] for image in pushed])
         cells = []
-        for clock in Spent._fields:
-            found = fit([(count, size, getattr(spent, clock)) for count, size, spent in pairs])
+        for clock in range(2):
+            points = [
+                (len(image.layers), image.size, pull[clock])
+                for image, (pull,) in zip(pushed, results)
+            ]
+            found = fit(points)
             cells += [f"{found.start:.1f}", f"{1000 * found.layer:.0f}"]
             cells += [f"{1000 * found.megabyte:.0f}", f"{found.price:.1f}", f"{found.error:.1f}"]
         rows.append((name, *cells))
@@ -231,87 +235,71 @@ def measure_fits(images: Images, pulls: Pulls, repeats: int) -> str:
     return table(("host", *parts, *(f"CPU: {part}" for part in parts)), rows)
 
 
-def measure_plans(images: Images, pulls: Pulls, repeats: int) -> tuple[str, str]:
-    """Pull an image and what becomes of it, grouped in each way; return the tables of it."""
-    # The edit, and the update after it
-    first, edited = {PROGRAM: "first"}, {PROGRAM: "second"}
+def measure_plans(images: Images, pulls: Pulls) -> tuple[str, str]:
+    """Pull an image and what becomes of it, grouped in each way.
+
+    Returns the table of what changes in layers, and the table of what hosts pulled.
+    """
     packages = images.builder.packages
-    chains: dict[str, list[Image]] = {}
-    sizes = []
-    for plan in images.plans:
+    updated = change_package(packages, LIBRARY, pulls.folder, "updated")
+    steps = {
+        "first": (packages, "first"),
+        "edit": (packages, "second"),
+        "update": (updated, "second"),
+    }
+    chains, sizes = [], []
+    for number, plan in enumerate(images.plans):
         say(f"building the application, {plan}")
-        name = plan.replace(" ", "-")
-        chains[plan] = [
-            images.push(f"{name}:{tag}", "application", revisions, images.groups(plan, revisions))
-            for tag, revisions in (("first", first), ("edit", edited))
-        ]
-        images.builder.packages = change_package(packages, LIBRARY, pulls.folder, f"update-{name}")
-        groups = images.groups(plan, edited)
-        chains[plan].append(images.push(f"{name}:update", "application", edited, groups))
+        pushed = []
+        for step, (images.builder.packages, revision) in steps.items():
+            revisions = {PROGRAM: revision}
+            groups = images.groups(plan, revisions)
+            pushed.append(images.push(f"plan-{number}:{step}", "application", revisions, groups))
         images.builder.packages = packages
-        changes = zip(chains[plan], chains[plan][1:])
-        cells = [moved(list(old.layers), new.layers) for old, new in changes]
-        total = sum(chains[plan][0].layers.values())
-        bytes_ = total, *(size for cell in cells for size in cell)
-        numbers = [f"{size / MEGA:.2f}" for size in bytes_]
-        sizes.append((plan, len(chains[plan][0].layers), *numbers))
+        changes = [moved(list(old.layers), new.layers) for old, new in zip(pushed, pushed[1:])]
+        bytes_ = sum(pushed[0].layers.values()), *chain.from_iterable(changes)
+        sizes.append((plan, len(pushed[0].layers), *(f"{size / MEGA:.2f}" for size in bytes_)))
+        chains.append(pushed)
     rows = []
     for name in HOSTS:
-        results: dict[str, list] = {plan: [] for plan in images.plans}
-        for _ in range(repeats):
-            for plan, chain in chains.items():
-                say(f"{name}: {plan}")
-                results[plan].append(pulls.pull(name, chain))
-        medians = {
-            plan: [
-                (*fastest(spent for spent, _ in pull), statistics.median(size for _, size in pull))
-                for pull in zip(*runs)
-            ]
-            for plan, runs in results.items()
-        }
-        for plan, chain_medians in medians.items():
-            ratio = chain_medians[0][0] / medians[EACH][0][0]
-            cells = [f"{figure:.1f}" for figures in chain_medians for figure in figures]
-            rows.append((name, plan, f"{ratio:.2f}", *cells))
-    steps = [
-        f"{step}: {part}" for step in ("first", "edit", "update") for part in ("s", "CPU s", "MB")
-    ]
+        results = pulls.measure(name, chains)
+        for plan, result in zip(images.plans, results):
+            cells = [f"{figure:.1f}" for figure in chain.from_iterable(result)]
+            rows.append((name, plan, f"{result[0][0] / results[0][0][0]:.2f}", *cells))
+    figures = [f"{step}: {part}" for step in steps for part in ("s", "CPU s", "MB")]
     header = "plan", "layers", "MB", "edit", "edit by prefix", "update", "update by prefix"
-    return table(header, sizes), table(("host", "plan", f"first / {EACH}", *steps), rows)
+    return table(header, sizes), table(("host", "plan", f"first / {EACH}", *figures), rows)
 
 
 def measure_builds(images: Images, repeats: int) -> str:
     """Build the application from its packages, grouped in each way; return the table."""
-    first = {PROGRAM: "first"}
-    groups = {plan: images.groups(plan, first) for plan in images.plans}
-    runs: dict[str, list[Run]] = {plan: [] for plan in images.plans}
+    revisions = {PROGRAM: "first"}
+    groups = [images.groups(plan, revisions) for plan in images.plans]
+    runs: list[list[tuple[float, ...]]] = [[] for _ in groups]
     for _ in range(repeats):
-        for plan in images.plans:
+        for plan, its_groups, its_runs in zip(images.plans, groups, runs):
             say(f"building the image from its packages, {plan}")
             # With another time in all files, no layer has been built before.
             time = images.builder.new_time()
-            built = images.build("image", "application", first, groups[plan], mtime=time)
-            runs[plan].append(built)
+            built = images.build("image", "application", revisions, its_groups, mtime=time)
+            its_runs.append((built.wall, built.cpu))
             images.builder.delete()
-    medians = {
-        plan: fastest(Spent(each.wall, each.cpu) for each in its_runs)
-        for plan, its_runs in runs.items()
-    }
-    rows = []
-    for plan, spent in medians.items():
-        ratio = spent.wall / medians[EACH].wall
-        rows.append((plan, f"{ratio:.2f}", *(f"{figure:.1f}" for figure in spent)))
+    times = [fastest(its_runs) for its_runs in runs]
+    rows = [
+        (plan, f"{wall / times[0][0]:.2f}", f"{wall:.1f}", f"{cpu:.1f}")
+        for plan, (wall, cpu) in zip(images.plans, times)
+    ]
     return table(("plan", f"wall / {EACH}", "wall s", "CPU s"), rows)
 
 
-def write_report(file: Path, repeats: int, pulls: Pulls, tables: Sequence[str]) -> None:
-    """Write the report."""
-    fits, sizes, plans, builds = tables
+def write_report(file: Path, pulls: Pulls, fits: str, sizes: str, plans: str, builds: str) -> None:
+    """Write the report of these tables."""
     versions = "; ".join(f"{name}: {version}" for name, version in pulls.versions.items())
     paragraphs = (
         "# What a pull costs, measured",
         f"Written by `bench/pull.py`, whose `--help` says what is measured: {machine()}, "
-        f"{1000 * ROUND_TRIP:.0f} ms, {8 * BANDWIDTH / MEGA:.0f} Mbit/s, {repeats} runs of each. "
+        f"{1000 * ROUND_TRIP:.0f} ms, {8 * BANDWIDTH / MEGA:.0f} Mbit/s, {pulls.repeats} runs of "
+        "each. "
         f"In the last 15 minutes {os.getloadavg()[2]:.1f} processes were running on average.",
         f"Versions: {versions}.",
         "## The price of a layer",
@@ -339,26 +327,28 @@ def main(argv: list[str] | None = None) -> int:
     add("--program", metavar="FILE", type=Path, help="another version of group_layers.py")
     add("--report", metavar="FILE", type=Path, default=BENCH / "pull.md", help="where it goes")
     arguments = parser.parse_args(argv)
+    # What was started ends, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ["NIX_CONFIG"] = os.environ.get("NIX_CONFIG", "") + "\nsubstituters ="
     packages = find_packages()
     if packages is None:
         parser.error("needs Nix and the small package set")
-    repeats = arguments.repeats
     folder = Path(tempfile.mkdtemp(prefix="pull-"))
     (folder / "registry").mkdir()
     try:
         with run_registry(folder / "registry") as registry:
             images = Images(packages, registry, arguments.program)
-            pulls = Pulls(folder, Relay(registry.address, ROUND_TRIP, BANDWIDTH))
-            fits = measure_fits(images, pulls, repeats)
-            tables = fits, *measure_plans(images, pulls, repeats), measure_builds(images, repeats)
+            relay = Relay(registry.address, ROUND_TRIP, BANDWIDTH)
+            pulls = Pulls(folder, relay, arguments.repeats)
+            tables = measure_fits(images, pulls), *measure_plans(images, pulls)
+            builds = measure_builds(images, arguments.repeats)
     except Failure as failure:
         say(str(failure))
         return 1
     finally:
         run(["rm", "-rf", folder])
-    write_report(arguments.report, repeats, pulls, tables)
+    write_report(arguments.report, pulls, *tables, builds)
     return 0
 
 

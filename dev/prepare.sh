@@ -103,18 +103,19 @@ set_nix_config() {
 # Have Nix work by hand as it does here, and flakes too: write the user's nix.conf, or say what is
 # missing from the one that is there.
 keep_settings() {
-  local file=${XDG_CONFIG_HOME:-$HOME/.config}/nix/nix.conf setting missing=
+  local file=${XDG_CONFIG_HOME:-$HOME/.config}/nix/nix.conf setting shown missing=()
   [[ $(nix-instantiate --eval -E 'builtins ? getFlake') == true ]] ||
     settings+=("experimental-features = nix-command flakes")
   for setting in "${settings[@]}"; do
-    grep -qsxF "$setting" "$file" || missing+=$setting$'\n'
+    grep -qsxF "$setting" "$file" || missing+=("$setting")
   done
-  if [[ -z "$missing" ]]; then
-    return
-  elif [[ ! -e $file ]] && mkdir -p "${file%/*}" 2>/dev/null && printf %s "$missing" >"$file"; then
-    say "wrote $file, without which Nix would not work by hand here: ${missing//$'\n'/; }"
+  ((${#missing[@]} > 0)) || return 0
+  shown=$(printf '; %s' "${missing[@]}")
+  if [[ ! -e $file ]] && mkdir -p "${file%/*}" 2>/dev/null &&
+    printf '%s\n' "${missing[@]}" 2>/dev/null >"$file"; then
+    say "wrote $file, without which Nix does not work by hand here: ${shown:2}"
   else
-    say "for Nix by hand, $file needs these lines: ${missing//$'\n'/; }"
+    say "for Nix by hand, write these lines into $file: ${shown:2}"
   fi
 }
 

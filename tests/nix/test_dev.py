@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import shutil
 from pathlib import Path
@@ -64,6 +65,54 @@ def test_a_store_of_another_user_is_not_used(machine: Path) -> None:
     (machine / "nix-build").symlink_to("/bin/true")
     line = refusal(machine, "demo", "/nix")
     assert line.startswith("demo: /nix belongs to root, ") and "sudo dev/demo" in line
+
+
+def test_where_nothing_can_be_mounted_the_tests_say_so(machine: Path) -> None:
+    (machine / "unshare").write_text("#!/bin/sh\nexit 1\n")
+    (machine / "unshare").chmod(0o755)
+    done = attempt(ROOT / "dev" / "test", env={"PATH": str(machine)})
+    assert done.returncode == 2 and not (machine / "was-run").exists()
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "test: nothing can be mounted here, as in a chroot: bind its folder to it"
+    )
+
+
+def test_an_option_that_the_demo_does_not_have_is_one_line(machine: Path) -> None:
+    done = attempt(ROOT / "dev" / "demo", "--pakage", "git", env={"PATH": str(machine)})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "demo: there is no option --pakage; dev/demo --help says what there is\n"
+    )
+
+
+def test_a_cache_that_cannot_be_written_is_one_line() -> None:
+    fetch = ROOT / "tests" / "packages" / "fetch"
+    done = attempt(fetch, env={**os.environ, "XDG_CACHE_HOME": "/proc"})
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fetch: ") and "/proc/nixery-packages" in line
+
+
+def test_settings_of_the_demo_stay_for_nix_by_hand(tmp_path: Path) -> None:
+    """Unless the user has a file of settings, which is left alone."""
+    script = f"cd {ROOT}; . dev/prepare.sh; settings=('build-users-group ='); keep_settings"
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": ""}
+
+    def keep() -> str:
+        done = attempt("bash", "-euo", "pipefail", "-c", script, "demo", env=environment)
+        assert done.returncode == 0
+        return done.stderr
+
+    file = tmp_path / ".config" / "nix" / "nix.conf"
+    features = "experimental-features = nix-command flakes"
+    assert keep().startswith(f"demo: wrote {file}, ")
+    assert file.read_text() == f"build-users-group =\n{features}\n"
+    assert keep() == ""
+    file.write_text("cores = 1\n")
+    lines = f"build-users-group =; {features}"
+    assert keep() == f"demo: for Nix by hand, write these lines into {file}: {lines}\n"
+    assert file.read_text() == "cores = 1\n"
 
 
 @pytest.mark.parametrize(

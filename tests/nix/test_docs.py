@@ -59,7 +59,7 @@ def clone(nix: Nix, tmp_path: Path) -> Path:
     text = example.read_text().replace(f"git+file://{CLONE}", f"path:{folder}")
     example.write_text(NIXPKGS.sub(f"path:{nix.package_set}", text))
     loader = folder / "build-image" / "names" / "load-pkgs.nix"
-    loader.rename(folder / "build-image" / "load-given-pkgs.nix")
+    loader.rename(loader.with_name("load-given-pkgs.nix"))
     loader.write_text(
         f"""{{ srcType ? "nixpkgs", importArgs ? {{ }}, ... }}@arguments:
         if srcType == "nixpkgs" then

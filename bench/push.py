@@ -38,7 +38,7 @@ from typing import NamedTuple
 from machines import NIX, Machine, Relay, serve
 from plot import Panel, draw
 from speed import BENCH, Builder, find_packages
-from timing import MEGA, Failure, machine, run, say, table, verdict
+from timing import MEGA, Command, Failure, machine, run, say, table, verdict
 
 sys.path.insert(0, str(BENCH.parent / "tests/support"))
 from docker_registry import run_registry  # it lies with the tests
@@ -110,10 +110,10 @@ class Bench:
         paths = [path for command in known for path in run(command).output.split()]
         run([*NIX, "copy", "--no-check-sigs", "--to", self.home.folder, *paths])
 
-    def build(self, attribute: str, **more: str | bool) -> list[str | Path]:
+    def build(self, attribute: str, **more: str | bool) -> Command:
         """Return the command that builds an attribute of images.nix."""
-        words = "nix-build", attribute, "application", self.revisions
-        return self.builder.command(*words, **self.given, **more)
+        given = {**self.given, **more}
+        return self.builder.command("nix-build", attribute, "application", self.revisions, **given)
 
     def change(self, package: str) -> None:
         """Change a package of the application, or a library below everything."""
@@ -227,13 +227,15 @@ def judge(program: str, *aims: tuple[bool, bool, str]) -> str:
 def measure_changes(bench: Bench, repeats: int) -> tuple[str, str, str]:
     """Push from the machine that has everything; return the table, the chart and a remark."""
     # What, package, runs, skopeo's caches
+    changes: list[tuple[str, str | None, int, tuple[str, ...]]]
     changes = [("all, from nothing", None, 1, CACHES[:1]), ("nothing", None, repeats, CACHES)]
     for size in CHANGING:
         changes.append((f"a package of {int(size) / MEGA:g} MB", size, repeats, CACHES))
     changes.append(("libc, below everything", LIBRARY, 1, CACHES[:1]))
     rows = []
+    lines: dict[str, dict[str, list[tuple[float, float]]]]
     lines = {cache: {program: [] for program in bench.programs} for cache in CACHES}
-    ways = [(*change, cache) for *change, caches in changes for cache in caches]
+    ways = [(*change[:3], cache) for change in changes for cache in change[3]]
     for what, package, times, cache in ways:
         say(f"changed: {what}; skopeo's cache: {cache}")
         results: dict[str, list[Push]] = {program: [] for program in bench.programs}
@@ -282,7 +284,7 @@ def push_from_empty(
     if role != BUILD:
         path = bench.publish(program, **more)
     fresh = Machine(bench.folder / "fresh", substituter)
-    get = ["nix-store", "--realise", path]
+    get: Command = ["nix-store", "--realise", path]
     if role != TOLD:
         get = bench.build(PROGRAMS[program], **more)
         # What stands for nixpkgs' expressions: the packages' sources and derivations.

@@ -273,7 +273,9 @@ class Images:
         line, is_postponed = "no reason given", False
         try:
             process = start(command)
-            for text in iter(lambda: process.stderr.readline(LINE_LENGTH), ""):
+            errors = process.stderr
+            assert errors
+            for text in iter(lambda: errors.readline(LINE_LENGTH), ""):
                 line = SECRET.sub("//", text.rstrip())
                 logging.info("%s:%s: %s", job.name, job.tag, line)
                 if limit is self.evaluations and not is_postponed and BUILDING.match(line):

@@ -119,7 +119,8 @@ class Handler(BaseHTTPRequestHandler):
     def send_manifest(self, name: str, reference: str) -> None:
         if ":" not in reference:
             image = self.images.build(name, reference, self.is_gone)
-            reference, found = image.digest, (image.media_type, image.manifest)
+            reference = image.digest
+            found: tuple[str, bytes] | None = image.media_type, image.manifest
         else:
             found = self.images.find_manifest(reference)
         if found is None:

@@ -14,6 +14,7 @@ import sys
 
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import Any, NoReturn
 
 
@@ -67,7 +68,7 @@ def fail(message: str) -> NoReturn:
     sys.exit(f"error: {message}")
 
 
-def explain(kind: type, error: BaseException, trace: object) -> None:
+def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Say in one line that the disk is full, where Python would print a trace."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         sys.stderr.write(f"error: {error.filename or 'writing the output'}: {error.strerror}\n")

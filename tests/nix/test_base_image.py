@@ -38,7 +38,7 @@ def read(layout: Path, **more: Any) -> subprocess.CompletedProcess[str]:
         **more,
     }
     (folder / ".attrs.json").write_text(json.dumps(attributes))
-    command = [sys.executable, "-BEsS", ROOT / "build-image/builders/read_base_image.py"]
+    command = [sys.executable, "-BEsS", f"{ROOT}/build-image/builders/read_base_image.py"]
     return subprocess.run(
         command, cwd=folder, env={}, capture_output=True, text=True, timeout=60, check=False
     )
@@ -87,7 +87,10 @@ def write_linked_index(layout: Layout) -> None:
 
 
 def write_index(text: str) -> Callable[[Layout], None]:
-    return lambda layout: (layout.folder / "index.json").write_text(text) and None
+    def write(layout: Layout) -> None:
+        (layout.folder / "index.json").write_text(text)
+
+    return write
 
 
 def image(*layers: bytes, **documents: Any) -> Callable[[Layout], None]:

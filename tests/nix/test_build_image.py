@@ -23,8 +23,9 @@ TWO = '(pkgs.writeTextDir "share/two" "two")'
 
 
 def nix_version() -> tuple[int, ...]:
-    text = run("nix-build", "--version").stdout
-    return tuple(int(part) for part in re.search(r"(\d+)\.(\d+)", text).groups())
+    found = re.search(r"(\d+)\.(\d+)", run("nix-build", "--version").stdout)
+    assert found
+    return int(found[1]), int(found[2])
 
 
 def store_members(image: Image) -> list[tarfile.TarInfo]:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from attributes import encode_json
 from describe_image import image_config, merge_environment
+from layer import LayerDescription
 from nix import ROOT
 from pack_layer import _parts, encode_description
 from plan_layers import assign_groups, select
@@ -230,7 +231,7 @@ class TestConfiguration:
             "environment": ["A=ready-made", "C=ready-made"],
             "config": given,
         }
-        layers = [
+        layers: list[LayerDescription] = [
             {"diffId": "1", "storePaths": []},
             {"diffId": "2", "storePaths": ["/nix/store/x"]},
             {"diffId": "3", "storePaths": []},

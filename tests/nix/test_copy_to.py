@@ -16,6 +16,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -415,7 +416,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
 class TestSignals:
     """What copy-to has started ends with it."""
 
-    def start(self, *command: object, **options: object) -> subprocess.Popen[bytes]:
+    def start(self, *command: object, **options: Any) -> subprocess.Popen[Any]:
         """Start it as a shell does in the foreground."""
 
         def listen() -> None:
@@ -425,7 +426,7 @@ class TestSignals:
 
         return subprocess.Popen([str(word) for word in command], preexec_fn=listen, **options)
 
-    def end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    def end(self, process: subprocess.Popen[Any], number: signal.Signals) -> None:
         process.send_signal(number)
         expected = -number if number == signal.SIGKILL else 128 + number
         assert process.wait(60) == expected

@@ -23,7 +23,9 @@ USER += ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_sear
 def machine(short_folder: Path) -> Path:
     """A folder for PATH with few programs, in which apt-get and sudo leave a trace."""
     for name in PROGRAMS:
-        (short_folder / name).symlink_to(shutil.which(name))
+        program = shutil.which(name)
+        assert program
+        (short_folder / name).symlink_to(program)
     (short_folder / "apt-get").write_text(f"#!/bin/sh\n: >{short_folder}/was-run\n")
     (short_folder / "apt-get").chmod(0o755)
     return short_folder
@@ -40,7 +42,7 @@ def test_help_installs_nothing(machine: Path, script: str) -> None:
 def refusal(machine: Path, script: str, *folders: str) -> str:
     """Return the one line that a script says to an ordinary user of a machine with `folders`."""
     command: list[object] = ["bwrap", "--cap-add", "ALL", "--proc", "/proc", "--dev", "/dev"]
-    for folder in ["/usr", "/bin", "/lib", "/lib64", "/etc", ROOT, machine, *folders]:
+    for folder in ("/usr", "/bin", "/lib", "/lib64", "/etc", str(ROOT), str(machine), *folders):
         command += ["--ro-bind", folder, folder] if Path(folder).exists() else []
     command += ["--setenv", "PATH", machine, "--setenv", "HOME", "/nonexistent", "--"]
     setpriv = [shutil.which(USER[0]), *USER[1:]]

@@ -138,7 +138,9 @@ def test_nginx(unpack: Callable[..., Container], tmp_path: Path) -> None:
     nginx = unpack("nginx")
     name, pid = f"nginx-{os.getpid()}", tmp_path / "pid"
     start = ["runc", "run", "--detach", "--pid-file", pid, "--bundle", nginx.bundle, name]
-    subprocess.run(start, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        list(map(str, start)), check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     try:
         network = f"--net=/proc/{pid.read_text()}/ns/net"
         answer = run("nsenter", network, sys.executable, "-c", FETCH).stdout

@@ -33,8 +33,9 @@ def paths_in_layers(nix: Nix, packages: list[str], **arguments: object) -> list[
 
 def allowed_layers(explanation: str) -> int:
     """Return how many layers the store paths might have, from a plan's explanation."""
-    used, more = re.search(r"(\d+) layers, (\d+) more were allowed", explanation).groups()
-    return int(used) + int(more)
+    found = re.search(r"(\d+) layers?, (\d+) more were allowed", explanation)
+    assert found
+    return int(found[1]) + int(found[2])
 
 
 class TestAnswer:

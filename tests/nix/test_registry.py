@@ -523,6 +523,7 @@ def test_one_command_builds_the_program_and_serves(nix: Nix, tmp_path: Path) -> 
     command += ["--source", f"path:{nix.package_set}"]
     assert shutil.which("nixery-build-image") is None
     process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+    assert process.stderr
     try:
         for line in process.stderr:
             if f"http://127.0.0.1:{port}" in line:

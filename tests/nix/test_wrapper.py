@@ -209,6 +209,7 @@ def test_progress_that_nobody_reads_holds_nothing_up(odd: Wrapper, packages: lis
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout and process.stderr
     answers = process.stdout.read().splitlines()
     assert len(process.stderr.read()) > 100_000
     if "failing" in packages:
@@ -407,6 +408,7 @@ def test_a_signal_ends_the_builds(odd: Wrapper, number: signal.Signals) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout and process.stderr
     for line in process.stderr:
         if "-sleeping.drv" in line and line.startswith("building"):
             break
@@ -469,11 +471,12 @@ def test_killed_program_goes_on_ending_nix(tmp_path: Path) -> None:
     nix.chmod(0o755)
     command = [
         sys.executable,
-        ROOT / "build-image" / "programs" / "nixery_build_image.py",
-        nix,
-        tmp_path,
+        str(ROOT / "build-image" / "programs" / "nixery_build_image.py"),
+        str(nix),
+        str(tmp_path),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr
     words = Path(f"/proc/{int(process.stderr.readline())}/cmdline")
     process.kill()
     process.communicate()

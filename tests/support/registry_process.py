@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from nix import ROOT, run
 from served import OwnStore, Wrapper
@@ -106,7 +107,7 @@ class Registry:
         (error,) = json.loads(body)["errors"]
         return response.status, error["code"], error["message"]
 
-    def pull(self, image: str, folder: Path) -> dict[str, object]:
+    def pull(self, image: str, folder: Path) -> dict[str, Any]:
         """Pull with skopeo, which verifies digests, into a new folder; return the manifest.
 
         As it was served: for a layout, skopeo would translate Docker's media types.

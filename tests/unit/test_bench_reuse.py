@@ -9,6 +9,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
 
 
 @pytest.fixture
-def figures(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, reuse.Figures]:
+def figures(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The figures, with a budget of two layers, for a fleet that has each program in an image."""
     monkeypatch.setattr(reuse, "draw_fleet", lambda corpus, seed, images: [["first"], ["second"]])
     old, new = map(corpora.read_corpus, files)
@@ -74,6 +75,7 @@ def figures(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str
 def test_a_layer_for_each_path_is_enough_to_move_no_byte_twice(files: tuple[str, str]) -> None:
     old, new = map(corpora.read_corpus, files)
     each = peers.Strategy("each alone", lambda image, *_: [[path] for path in image.sizes])
+    row: dict[str, Any]
     (row,) = reuse.measure(old, new, [reuse.Case(each, 6)], images=9)
     assert (row["fleet"], row["share"]) == (1, 1)
     assert {row[f"{it}update"] for it in ("", "fleet_")} == {1}
@@ -82,7 +84,7 @@ def test_a_layer_for_each_path_is_enough_to_move_no_byte_twice(files: tuple[str,
     assert (row["library"], row["library, maximum"]) == (0.16, 0.16)
 
 
-def test_one_layer_moves_everything_again(figures: dict[str, reuse.Figures]) -> None:
+def test_one_layer_moves_everything_again(figures: dict[str, Any]) -> None:
     row = figures["one layer"]
     assert row["fleet"] == row["fleet, chains"] == pytest.approx((1110 + 1120) / 1130)
     assert row["share"] == 0
@@ -96,14 +98,14 @@ def test_one_layer_moves_everything_again(figures: dict[str, reuse.Figures]) -> 
 
 
 def test_a_year_is_a_pull_and_twelve_updates_and_250_edits(
-    figures: dict[str, reuse.Figures],
+    figures: dict[str, Any],
 ) -> None:
     """Each moves one layer, which counts as a megabyte more."""
     row = figures["one layer"]
     assert row["year"] == pytest.approx(1.001115 + 12 * 1.001115 + 250 * (1 + row["edit"]))
 
 
-def test_popularity_contest(figures: dict[str, reuse.Figures]) -> None:
+def test_popularity_contest(figures: dict[str, Any]) -> None:
     """The library and the tool are equally popular. The first by path has a layer: the library,
     and after the update the tool.
     """
@@ -114,7 +116,7 @@ def test_popularity_contest(figures: dict[str, reuse.Figures]) -> None:
     assert row["rollout"] == pytest.approx((1000 + 110 + 120) / (100 + 10 + 20))
 
 
-def test_the_large_tool_apart(figures: dict[str, reuse.Figures]) -> None:
+def test_the_large_tool_apart(figures: dict[str, Any]) -> None:
     row = figures["auto-layer"]
     assert row["fleet"] == pytest.approx((1000 + 110 + 120) / 1130)
     assert row["share"] == pytest.approx(1000 / 1100)
@@ -123,7 +125,7 @@ def test_the_large_tool_apart(figures: dict[str, reuse.Figures]) -> None:
 
 
 def test_joint_strategies_have_no_figures_of_single_images(
-    figures: dict[str, reuse.Figures],
+    figures: dict[str, Any],
 ) -> None:
     row = figures["planned together"]
     assert not {"update", "rollout", "edit", "year"} & row.keys()
@@ -163,7 +165,13 @@ def test_auto_layer_joins_what_the_same_large_paths_need() -> None:
     """Two large paths, x and y: what only one needs joins it, what both need is a group, and so is
     what none needs.
     """
-    references = {"top": "xy", "x": ["both", "only-x"], "y": ["both"], "both": [], "only-x": []}
+    references = {
+        "top": ["x", "y"],
+        "x": ["both", "only-x"],
+        "y": ["both"],
+        "both": [],
+        "only-x": [],
+    }
     sizes = {"top": 1, "x": 1000, "y": 900, "both": 10, "only-x": 10}
     corpus = corpora.Corpus("", sizes, references, {"top": ["top"]}, {})
     layers = peers.auto_layer(peers.Image(corpus, ["top"]), 4, {})
@@ -225,7 +233,7 @@ def test_debian_packages_become_store_paths(monkeypatch: pytest.MonkeyPatch) -> 
         "provider-1": 0,
         "other-1": 0,
     }
-    references = {names[p]: sorted(map(names.get, r)) for p, r in corpus.references.items()}
+    references = {names[p]: sorted(names[it] for it in r) for p, r in corpus.references.items()}
     assert references["program-1_2.0_rc1-1"] == ["data-7", "library-1.5", "provider-1"]
     assert sorted([references["library-1.5"], references["data-7"]]) == [[], ["library-1.5"]]
     assert corpus.popularity == {"data-7": 2, "library-1.5": 2, "provider-1": 1}
@@ -266,13 +274,11 @@ def test_the_command_writes_tables_and_draws_a_plot(files: tuple[str, str], tmp_
     program = BENCH.parent / "group_layers.py"
 
     def run(hash_seed: str) -> tuple[str, str, bytes]:
-        command = [BENCH / "reuse.py", ",".join(files), "--budgets", "2", "--images", "2"]
-        command += ["--program", program, "--constants", "NIXERY_LARGE", "--write", tmp_path]
+        command: list[str | Path] = [sys.executable, BENCH / "reuse.py", ",".join(files)]
+        command += ["--budgets", "2", "--images", "2", "--constants", "NIXERY_LARGE"]
+        command += ["--program", program, "--write", tmp_path]
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        done = subprocess.run(
-            [sys.executable, *command],
-            **{"check": True, "env": environment, "capture_output": True, "text": True},
-        )
+        done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
         results, chart = tmp_path / "results.md", tmp_path / "reuse.svg"
         return done.stdout, results.read_text(), chart.read_bytes()
 

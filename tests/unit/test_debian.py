@@ -34,7 +34,7 @@ def sources_of(
     monkeypatch.setenv("APT_CONFIG", str(folder / "machine.conf"))
     Apt(folder / "apt", suites)
     lines = (folder / "apt" / "sources.list").read_text().splitlines()
-    return [tuple(line.split()[-3:-1]) for line in lines]
+    return [(url, suite) for *_, url, suite, _ in map(str.split, lines)]
 
 
 @pytest.mark.parametrize(

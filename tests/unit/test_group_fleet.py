@@ -6,7 +6,9 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import chain, combinations
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -66,7 +68,9 @@ def fleets(draw) -> dict:
 BUDGETS = st.lists(st.integers(1, 5), min_size=6, max_size=6)
 
 
-def plan(exported: dict, budgets: list[int], known: list = ()) -> dict[str, list[list[str]]]:
+def plan(
+    exported: dict, budgets: list[int], known: Sequence[list[list[str]]] = ()
+) -> dict[str, list[list[str]]]:
     graphs = read_graphs(exported)
     fleet = group_fleet(graphs, dict(zip(sorted(graphs), budgets)), list(known))
     return {name: [layer.contents for layer in layers] for name, layers in fleet.items()}
@@ -224,7 +228,15 @@ def test_of_known_layers_that_overlap_the_larger_is_used():
 
 def run_program(folder, exported: dict, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "graph.json").write_text(json.dumps(exported))
-    command = [sys.executable, PROGRAM, "--graph", "graph.json", "--out", "-", *arguments]
+    command: list[str | Path] = [
+        sys.executable,
+        PROGRAM,
+        "--graph",
+        "graph.json",
+        "--out",
+        "-",
+        *arguments,
+    ]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 

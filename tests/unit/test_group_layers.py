@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,8 +41,8 @@ def document(references: dict[str, str], roots: str, **sizes: tuple[int, int]) -
     return {"exportReferencesGraph": {"graph": list(roots)}, "graph": entries}
 
 
-def run(*arguments: object, **options: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, PROGRAM, *arguments]
+def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PROGRAM), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
@@ -234,8 +235,8 @@ def modelled_closure(seed: int, count: int = 400) -> dict:
         targets = {int(path * chance.random() ** 3) for _ in range(wanted)} if path else set()
         references.append(sorted(targets))
     closures: list[set[int]] = []
-    for path, targets in enumerate(references):
-        closures.append({path}.union(*(closures[target] for target in targets)))
+    for path, needed in enumerate(references):
+        closures.append({path}.union(*(closures[target] for target in needed)))
     paths = [f"{STORE}{chance.randrange(16**8):08x}-package{n}-1.0" for n in range(count)]
     used = {target for targets in references for target in targets}
     roots = [paths[path] for path in range(count) if path not in used]

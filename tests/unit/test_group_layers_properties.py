@@ -46,7 +46,7 @@ def dominators_by_deletion(successors: list[list[int]], root: int) -> list[set[i
         return seen
 
     everything = reached(-1)
-    dominators = [set() for _ in successors]
+    dominators: list[set[int]] = [set() for _ in successors]
     for vertex in everything:
         for lost in everything - reached(vertex):
             dominators[lost].add(vertex)

@@ -1,4 +1,4 @@
-# What dev/demo and dev/test share; sourced, at the project's root.
+# What dev/check, dev/demo and dev/test share; sourced, at the project's root.
 
 say() {
   echo "${0##*/}: $*" >&2
@@ -124,4 +124,31 @@ check_devices() {
   [[ -e /proc/self ]] || fail "/proc is missing: mount -t proc proc /proc"
   python3 -c 'import os; os.openpty()' 2>/dev/null ||
     fail "pseudo terminals are missing, in which Nix runs builds: mount -t devpts devpts /dev/pts"
+}
+
+# Have the Python packages of the tests, pinned in dev/requirements.txt, first in PATH.
+prepare_python() {
+  python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    fail "needs Python 3.11 or later, with venv (on Debian: apt-get install python3-venv)"
+  # Named after what is in it: checkouts with other requirements, tested at the same time, keep theirs.
+  venv=${XDG_CACHE_HOME:-$HOME/.cache}/nixery-test-python-$(sha256sum dev/requirements.txt | head -c 12)
+  mkdir -p "${venv%/*}"
+  exec 9>"$venv.lock"
+  flock 9
+  if [[ ! -e "$venv/complete" ]]; then
+    say "installing the Python packages of dev/requirements.txt in $venv, 70 MB to download"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check -r dev/requirements.txt
+    touch "$venv/complete"
+  fi
+  exec 9>&-
+  PATH=$venv/bin:$PATH
+}
+
+# Check formatting, linting and types.
+check_sources() {
+  ruff check
+  ruff format --check
+  mypy
 }

@@ -31,7 +31,7 @@ def machine(short_folder: Path) -> Path:
     return short_folder
 
 
-@pytest.mark.parametrize("script", ["demo", "test"])
+@pytest.mark.parametrize("script", ["check", "demo", "test"])
 def test_help_installs_nothing(machine: Path, script: str) -> None:
     done = attempt(ROOT / "dev" / script, "--help", env={"PATH": str(machine)})
     assert done.returncode == 0 and f"  dev/{script} [" in done.stdout

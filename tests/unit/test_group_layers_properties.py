@@ -70,13 +70,13 @@ def check_dominators(successors: list[list[int]], root: int) -> None:
             assert position[immediate[vertex]] < position[vertex]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400)
 @given(digraphs(), st.data())
 def test_dominators_are_those_of_the_definition(successors, data):
     check_dominators(successors, data.draw(st.integers(0, len(successors) - 1)))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(24))
 def test_dominators_of_larger_graphs(seed):
     """Sparse and dense, acyclic and cyclic, deep and shallow."""
     chance = random.Random(seed)
@@ -161,7 +161,7 @@ def plan(document: dict, budget: int, popularity: dict | None, strategy: str) ->
     return [layer.contents for layer in layers]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300)
 @given(closures(all_reached=True), st.integers(1, 10))
 def test_nixery_decides_as_the_original(closure, budget):
     document, popularity = closure
@@ -179,7 +179,7 @@ def test_nixery_decides_as_the_original_on_a_genuine_closure(budget, count):
     assert plan(document, budget, popularity, "nixery") == expected
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200)
 @given(plannable(), st.integers(1, 12))
 def test_each_path_is_in_one_layer_and_the_budget_is_kept(case, budget):
     document, popularity, strategy = case
@@ -195,7 +195,7 @@ def test_each_path_is_in_one_layer_and_the_budget_is_kept(case, budget):
         assert layer.reason in REASONS
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200)
 @given(plannable(), st.integers(1, 12), st.randoms())
 def test_the_order_of_what_is_listed_means_nothing(case, budget, chance):
     document, popularity, strategy = case
@@ -215,7 +215,7 @@ def test_the_order_of_what_is_listed_means_nothing(case, budget, chance):
     assert first == second
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(closures(), st.integers(1, 12))
 def test_reuse_refuses_cycles_and_nothing_else(closure, budget):
     document, _ = closure
@@ -230,7 +230,7 @@ def test_reuse_refuses_cycles_and_nothing_else(closure, budget):
         plan(document, budget, None, "reuse")
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400)
 @given(acyclic_closures(), st.integers(1, 10), st.sampled_from([0, 22, 120, 1000]), tables())
 def test_reuse_decides_as_it_is_defined(document, budget, small, table):
     with pytest.MonkeyPatch.context() as patch:
@@ -251,7 +251,7 @@ PASSED_OVER = {
 }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200)
 @given(acyclic_closures(), st.integers(1, 10), st.integers(1, 9))
 @example(PASSED_OVER, 1, 2)
 def test_more_paths_than_are_looked_at_in_detail_are_planned_all_the_same(
@@ -275,5 +275,5 @@ def test_store_name_cuts_off_the_folder_and_the_hash_alone(folder, rest):
 
 
 def test_damaged_graphs_are_refused_or_planned_rightly():
-    statuses = fuzz(seed=0, inputs=3000)
-    assert min(statuses.values()) > 300
+    statuses = fuzz(seed=0, inputs=800)
+    assert min(statuses.values()) > 80

@@ -72,7 +72,9 @@ def unpack(release: str) -> Path:
 
 def find_version(text: str) -> str:
     """Return the version in what a program prints, without what Debian appends."""
-    return re.search(r"\b\d+(\.\d+)+", text)[0]
+    found = re.search(r"\b\d+(\.\d+)+", text)
+    assert found, text
+    return found[0]
 
 
 def _link_folders(root: Path) -> None:
@@ -138,7 +140,7 @@ class Host:
             self.process.kill()
             self.process.wait()
         # Processes of the host may end a moment later.
-        for _ in range(50):
+        for _attempt in range(50):
             shutil.rmtree(self.folder, ignore_errors=True)
             if not self.folder.exists():
                 break

@@ -60,12 +60,12 @@ class Relay:
             server = socket.create_connection(self.target)
             for end in client, server:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-            for ends in (client, server, self.up), (server, client, self.down):
-                on_the_way: queue.Queue[tuple[float, bytes]] = queue.Queue(PIECES)
-                for end in (self._take, *ends[::2], opened), (self._give, ends[1]):
-                    carry = threading.Thread(target=end[0], args=(*end[1:], on_the_way))
-                    carry.daemon = True
-                    carry.start()
+            for source, target, way in (client, server, self.up), (server, client, self.down):
+                pieces: queue.Queue[tuple[float, bytes]] = queue.Queue(PIECES)
+                takes = self._take, (source, way, opened, pieces)
+                gives = self._give, (target, pieces)
+                for function, arguments in takes, gives:
+                    threading.Thread(target=function, args=arguments, daemon=True).start()
 
     def _take(
         self, source: socket.socket, direction: Direction, opened: float, on_the_way: queue.Queue

@@ -86,7 +86,10 @@ def fit(points: Sequence[tuple[float, float, float]]) -> Fit:
     errors = [
         sum(map(float.__mul__, parts, map(float, row))) - time for row, time in zip(rows, times)
     ]
-    return Fit(*parts, (sum(error * error for error in errors) / len(rows)) ** 0.5)
+    constant, layer, megabyte = parts
+    return Fit(
+        constant, layer, megabyte, (sum(error * error for error in errors) / len(rows)) ** 0.5
+    )
 
 
 def divide(sizes: Mapping[str, int], count: int) -> list[list[str]]:
@@ -151,6 +154,7 @@ class Images:
             json.dump(graph, file)
             file.flush()
             options = "--graph", file.name, "--out", "-", "--budget", str(LIMIT - 1)
+            assert self.program
             layers = json.loads(run([sys.executable, self.program, *options]).output)
         return [layer["contents"] for layer in layers]
 
@@ -188,7 +192,7 @@ class Pulls:
         self.folder, self.relay, self.repeats = folder, relay, repeats
         self.versions: dict[str, str] = {}
 
-    def pull(self, name: str, images: Sequence[Image]) -> list[tuple[float, ...]]:
+    def pull(self, name: str, images: Sequence[Image]) -> list[tuple[float, float, float]]:
         """Pull images one after another to a host with an empty store.
 
         Returns of each how many seconds it took, how many of CPU time, and the megabytes received.

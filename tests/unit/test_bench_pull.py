@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -78,7 +79,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *_: object) -> None:
         pass
 
 
@@ -139,7 +140,8 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> hosts.Docker:
 
 
 def test_a_pull_that_dockerd_reports_as_failed_is_no_measurement(docker: hosts.Docker) -> None:
-    with SocketServer(str(docker.folder / "socket"), Refusing) as server:
+    path: Any = str(docker.folder / "socket")
+    with SocketServer(path, Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(Failure, match="no manifest"):
             docker.pull("127.0.0.1:1/image:tag")
@@ -152,6 +154,7 @@ def test_what_children_of_a_daemon_compute_is_counted(docker: hosts.Docker) -> N
     command = ["sh", "-c", shell]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     with process as docker.process:
-        docker.process.stdout.readline()
+        assert process.stdout
+        process.stdout.readline()
         assert docker.cpu() >= 0.25
         os.killpg(process.pid, signal.SIGKILL)

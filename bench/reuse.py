@@ -53,6 +53,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple, Optional
@@ -460,15 +461,16 @@ def chart(corpus: Corpus, images: int) -> str:
     """Return a chart of the figures fleet and edit of each strategy against the budget."""
     drawn = [strategy for strategy in STRATEGIES if strategy.name in KNOWN_AS]
     panels = [
-        Panel(f"Pull {images} images, on {corpus.name}", {}, "bytes pulled / bytes of all paths"),
-        Panel("Change one's own application of 0.1 MB", {}, "MB to build, push and pull"),
+        Panel(f"{images} images from {corpus.name}", {}, "bytes pulled / bytes of all store paths"),
+        Panel("a change of one's own application (0.1 MB)", {}, "MB to build, push and pull"),
     ]
     for case, figures in compare(corpus, None, drawn, PLOT_BUDGETS, images):
         for panel, name in zip(panels, ("fleet", "edit")):
             panel.lines.setdefault(KNOWN_AS[case.strategy.name], []).append(
                 (case.budget or 0, figures[name] or 0)
             )
-    return draw(panels, "Lower is better", "layers that an image may have", bold=(OURS,))
+    title = "What hosts pull, by the number of layers: lower is better"
+    return draw(panels, title, "layers that an image may have", bold=(OURS,))
 
 
 def choose_strategies(program: str | None, only: list[str] | None) -> list[Strategy]:
@@ -505,10 +507,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--program", metavar="FILE", help="another version of group_layers.py to measure beside")
     add("--images", type=int, default=100, metavar="N", help="in a fleet (default: 100)")
     add("--constants", type=words, default=[], help="vary these as well, on the first two sets")
-    add("--write", type=Path, metavar="FOLDER", help="write results.md and reuse.svg there")
+    why = "write results.md and reuse.svg there; needs matplotlib, as `dev/test -- COMMAND` has it"
+    add("--write", type=Path, metavar="FOLDER", help=why)
     arguments = parser.parse_args(argv)
     if arguments.images < 2 or min(arguments.budgets) < 1:
         parser.error("at least two images and one layer")
+    if arguments.write and not find_spec("matplotlib"):
+        parser.error("--write needs matplotlib: run dev/test -- bench/reuse.py ...")
     pairs: list[Sequence[str]] = []
     for name in arguments.sets or ["debian"]:
         pairs += DEBIAN_SETS if name == "debian" else [name.split(",", 1)]
@@ -548,7 +553,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.write:
         words = [os.path.basename(word) for word in sys.argv[1:] if argv is None]
         head = HEADING.format(
-            command=shlex.join(["bench/reuse.py", *words]), year=summarize(results)
+            command=shlex.join(["dev/test", "--", "bench/reuse.py", *words]),
+            year=summarize(results),
         )
         (arguments.write / "results.md").write_text("\n\n".join([head, *sections]) + "\n")
         (arguments.write / "reuse.svg").write_text(chart(sets[0][0], images))

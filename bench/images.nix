@@ -3,9 +3,9 @@
 {
   # Folder of the small package set (tests/packages/fetch)
   set,
-  # "small" or "large": some 50 or 500 store paths; "application": 96, of git, python3, nginx and
-  # forty small packages; "service": 306, with more of them; "files": 100 small packages alone
-  size ? "small",
+  # "application": 96 store paths, of git, python3, nginx and forty small packages; "service": 306,
+  # with more of them; "files": 100 small packages alone
+  size,
   # Which packages to have: { bytes = revision; }, both strings. Another revision is another path.
   revisions ? { },
   # Arguments of the image
@@ -55,17 +55,12 @@ let
   filler = madePackages "filler" "only" [ ] (builtins.genList mixed 310);
   fifths = count: builtins.genList (number: filler."package${toString (number * 5 + 4)}") count;
 
-  names = builtins.attrNames (builtins.fromJSON (builtins.readFile (set + "/index.json"))).programs;
-  named = name: pkgs.lib.attrByPath (pkgs.lib.splitString "." name) null pkgs;
-
   programs = [
     pkgs.git
     pkgs.python3
     pkgs.nginx
   ];
   chosen = {
-    small = [ pkgs.git ];
-    large = map named names ++ fifths 62;
     application = programs ++ fifths 8;
     service = programs ++ fifths 50;
     files = fifths 20;
@@ -83,62 +78,6 @@ in
       builtins.fromJSON groups
     );
   };
-
-  # What the time of a small layer is spent on: fifty derivations of each kind, new for each
-  # revision; each kind does more than the one before it
-  stages =
-    let
-      revision = builtins.head (builtins.attrValues revisions);
-      fifty = make: builtins.genList (number: make "stage-${revision}-${toString number}") 50;
-      python =
-        statement:
-        fifty (
-          name:
-          derivation {
-            inherit name;
-            system = builtins.currentSystem;
-            builder = "${pkgs.coreutils}/bin/env";
-            args = [
-              "${pkgs.python3}/bin/python3"
-              "-BEsS"
-              "-c"
-              "${statement}; open(os.environ['out'], 'w')"
-            ];
-          }
-        );
-    in
-    {
-      sandbox = fifty (
-        name:
-        derivation {
-          inherit name;
-          system = builtins.currentSystem;
-          builder = "${pkgs.bash}/bin/bash";
-          args = [
-            "-c"
-            "echo >$out"
-          ];
-        }
-      );
-      python = python "import os";
-      hashlib = python "import hashlib, os";
-      json = python "import hashlib, json, os, re";
-      layer = fifty (
-        name:
-        (import ../build-image/builders { tools = pkgs; }).pack_layer {
-          inherit name;
-          contents = [ (builtins.toFile name name) ];
-          archive = null;
-          tar = "${pkgs.gnutar}/bin/tar";
-          compressor = "gz";
-          compressorProgram = "${pkgs.libdeflate}/bin/libdeflate-gzip";
-          inherit (builtins) storeDir;
-          mtime = 1;
-          owner = "root:0";
-          group = "root:0";
-        }
-      );
-    };
 
   others = import ./other-builders.nix {
     inherit

@@ -57,7 +57,7 @@ Revisions = Mapping[str, str]
 CHANGING = ("100000", "10000000")
 FIRST = dict.fromkeys(CHANGING, "first")
 # images.nix's names, and about how many store paths
-IMAGE_SIZES = {"application": "100", "large": "500"}
+IMAGE_SIZES = {"application": "100", "service": "300"}
 
 IMAGE = "image"
 DOCKER_TOOLS = "buildLayeredImage"

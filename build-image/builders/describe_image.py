@@ -74,25 +74,35 @@ def annotate(attributes: dict) -> dict[str, str]:
     return annotations
 
 
+def container_config(inherited: dict, given: dict, environment: list[str]) -> dict:
+    """Return the configuration of the container: what a base image has, and what is given.
+
+    The same comes of them as of the instructions of a Dockerfile (buildkit, dockerfile2llb): sets
+    and variables are merged, other keys are replaced, and an entrypoint drops the inherited
+    command, which would become its arguments. `environment` has variables that both override.
+    """
+    config = {**inherited, **given}
+    if "Entrypoint" in given and "Cmd" not in given:
+        config.pop("Cmd", None)
+    merged = merge_environment(environment, inherited.get("Env", []), given.get("Env", []))
+    if merged:
+        config["Env"] = merged
+    for key in ("Labels", "ExposedPorts", "Volumes"):
+        union = {**inherited.get(key, {}), **given.get(key, {})}
+        if union:
+            config[key] = union
+    return config
+
+
 def image_config(attributes: dict, layers: list[LayerDescription], base: dict) -> dict:
     """Return the image's configuration: the base's, overridden by the attributes."""
     created = timestamp(attributes["created"])
-    inherited, given = base["config"], attributes["config"]
-    config = {**inherited, **given}
-    environment = merge_environment(
-        attributes["environment"], inherited.get("Env") or [], given.get("Env", [])
-    )
-    if environment:
-        config["Env"] = environment
-    for key in ("Labels", "ExposedPorts", "Volumes"):
-        merged = {**(inherited.get(key) or {}), **given.get(key, {})}
-        if merged:
-            config[key] = merged
     result = {
+        **base.get("about", {}),
         "architecture": attributes["architecture"],
         "os": "linux",
         "created": created,
-        "config": config,
+        "config": container_config(base["config"], attributes["config"], attributes["environment"]),
         "rootfs": {"type": "layers", "diff_ids": [layer["diffId"] for layer in layers]},
         "history": base["history"] + describe_history(layers[base["layerCount"] :], created),
     }
@@ -115,7 +125,7 @@ def image_manifest(
         "config": {"mediaType": CONFIG_TYPE, "digest": digest_of(config), "size": len(config)},
         "layers": descriptors,
     }
-    if "digest" in base:
+    if base.get("digest"):
         annotations = {"org.opencontainers.image.base.digest": base["digest"], **annotations}
     if annotations:
         manifest["annotations"] = annotations

@@ -20,6 +20,9 @@ class LayerDescription(TypedDict, total=False):
     mediaType: str  # OCI's
     md5: str  # of the blob, in hexadecimal: what the Nixery server of 2019 compares
     storePaths: list[str]  # those that are in the layer as a whole
+    # Of each of them, "sha256:" and 64 digits, or null where it is not known; set by
+    # read_base_image.py
+    narHashes: list[str | None]
     # The blob's path within the output; "" if it is the output. A build does not always know the
     # output's final path, since Nix may build a path again beside the valid one.
     file: str

@@ -8,8 +8,13 @@
   # Shell commands that run in the root, the latter as an imitated root user; "" for none
   extraCommands,
   fakeRootCommands,
-  # What read_base_image.py writes as `links`, or null
-  baseLinks,
+  # What read_base_image.py writes as `tree`, or null
+  baseTree,
+  # Which layers of the image's own are below, and the owner of what is in them, NAME:ID each
+  includeStorePaths,
+  includeNixDB,
+  owner,
+  group,
   storeDir,
   # Seconds since 1970
   mtime,
@@ -54,6 +59,5 @@ build (
     name = "image-root.tar";
     exportReferencesGraph.closure = storePaths;
     fakeroot = if fakeRootCommands == "" then "" else "${tools.fakeroot}/bin/fakeroot";
-    tar = "${tools.gnutar}/bin/tar";
   }
 )

@@ -3,10 +3,10 @@
 Every file of the contents is linked at its place. Folders are real, so that the commands and the
 programs in a container can write beside the links. If two of the contents have the same file, the
 first one wins, and the log names both. A link to a folder is treated as that folder at the root
-(`/sbin`, which is a link in some packages) and where several of the contents have that name; deeper
-down, and if it leads out of the closure, it stays a link. Where the base image has a link into /usr
-(`/bin`, in most distributions), the link stays, and files are where it leads. `/tmp` is writable by
-everyone; `/usr/bin/env` exists if a store path of the image has `bin/env`.
+(`/sbin`, which is a link in some packages) and where several of the contents, or one and the base
+image, have that name; deeper down, and if it leads out of the closure, it stays a link. What a base
+image has is respected as place_files.py says. `/tmp` is writable by everyone; `/usr/bin/env` exists
+if a store path of the image has `bin/env`.
 
 The attributes are those of link_contents.nix. Writes the tree as the archive `out`, which ends with
 exactly two empty blocks and is not compressed, so that Nix finds the store paths that it names.
@@ -20,22 +20,20 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import tarfile
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
-from attributes import fail, read_attributes, read_json
+from attributes import fail, read_attributes
+from commands_tree import CommandsTree
+from image_tree import Entry, ImageTree, above, read_tree
 from oci import WHITEOUT
+from place_files import DATABASE_FOLDERS, NIX_STATE, lay_own_layers, own_folder, place_files
 from store import resolve
-from tar import tar_command
-
-TREE = "root"
+from write_archive import write_archive
 
 # At most so many files that two of the contents have are named in the log.
 MOST_CONTESTED = 10
-
-# From <linux/prctl.h>
-PR_SET_CHILD_SUBREAPER = 36
 
 # At how many places a folder may be there by links. Packages that link to each other's folders make
 # a tree that is exponential in their number otherwise; real ones have one or two.
@@ -78,14 +76,17 @@ def list_folder(folder: Provider, store_paths: set[str]) -> dict[str, Provider]:
 
 
 def link_contents(
-    contents: list[str], store_paths: set[str]
+    contents: list[str],
+    store_paths: set[str],
+    is_below: Callable[[str], bool] = lambda place: False,
 ) -> tuple[Tree, list[tuple[str, str, str]]]:
     """Return a tree with links to the files of `contents`, and the files that are in conflict.
 
     The latter are sorted: place, the file there, another of the contents for the same place.
     `store_paths` are the closure of the contents: a link that leads out of it is not treated as a
-    folder. `nix-support`, which some packages have for the builds that use them, is left out. Ends
-    the build with one line if one of the contents does not exist.
+    folder. `is_below` says whether the base image has a folder at a place. `nix-support`, which
+    some packages have for the builds that use them, is left out. Ends the build with one line if
+    one of the contents does not exist.
     """
     tree: Tree = {}
     contested: list[tuple[str, str, str]] = []
@@ -114,7 +115,7 @@ def link_contents(
         closed = followed | {path for path, count in places.items() if count >= MOST_PLACES}
         for name, candidates in sorted(providers.items()):
             place = (*parts, name)
-            is_alone = bool(parts) and len(candidates) == 1
+            is_alone = bool(parts) and len(candidates) == 1 and not is_below("/".join(place))
             merged = [
                 candidate
                 for candidate in candidates
@@ -136,34 +137,6 @@ def link_contents(
     return tree, sorted(contested)
 
 
-def follow_links(tree: Tree, links: dict[str, str], *, is_for_commands: bool) -> Tree:
-    """Return the tree as it is upon a base image with these links at its root.
-
-    A folder in place of such a link would hide what the base has there: a shell, if it is /bin. For
-    commands, all links are in the tree, so that they find the folders of the base at both places.
-
-    >>> follow_links({"bin": None, "bin/jq": "/nix/jq"}, {"bin": "usr/bin"}, is_for_commands=False)
-    {'bin': 'usr/bin', 'usr': None, 'usr/bin': None, 'usr/bin/jq': '/nix/jq'}
-    """
-    wanted = {
-        name: target
-        for name, target in links.items()
-        if (tree[name] is None if name in tree else is_for_commands)
-    }
-    moved: Tree = dict(wanted)
-    for place, target in tree.items():
-        top, slash, rest = place.partition("/")
-        if top in wanted:
-            place = wanted[top] + slash + rest
-        if target is None or place not in moved:  # where one has a folder, there may be files in it
-            moved[place] = target
-    for target in wanted.values():
-        while target:
-            moved[target] = None
-            target = target.rpartition("/")[0]
-    return dict(sorted(moved.items(), key=lambda item: item[0].split("/")))
-
-
 def find_env(store_paths: set[str]) -> str | None:
     """Return a program `bin/env` in one of the store paths: that of coreutils if it is there."""
     programs = {path: resolve(path + "/bin/env", store_paths) for path in store_paths}
@@ -173,59 +146,25 @@ def find_env(store_paths: set[str]) -> str | None:
     return found[0] + "/bin/env" if found else None
 
 
-def complete_root(tree: Tree, store_paths: set[str]) -> None:
-    """Add `/tmp`, and `/usr/bin/env` if a store path has one and the contents do not."""
+def complete_root(tree: Tree, store_paths: set[str], lower: ImageTree) -> None:
+    """Add `/tmp`, and `/usr/bin/env` if a store path has one and nobody else does."""
     tree.setdefault("tmp", None)
     env = find_env(store_paths)
+    if lower.follow("usr/bin/env").kind != "missing":
+        return
     if env and "usr/bin/env" not in tree and not (tree.get("usr") or tree.get("usr/bin")):
         tree.update({"usr": None, "usr/bin": None, "usr/bin/env": env})
 
 
-def check_tree(tree: Tree, store_dir: str, store_paths: set[str]) -> None:
-    """End the build with one line if the root's layer would remove files of other layers."""
+def entries_of(tree: Tree) -> dict[str, Entry]:
+    """Return the files of a tree, the root first."""
+    entries = {"": Entry("folder")}
     for place, target in tree.items():
-        source = target or f"the folder {place}"
-        if os.path.basename(place).startswith(WHITEOUT):
-            fail(f"contents: {source} would remove a file from the image: no name may begin .wh.")
-        if target and f"{store_dir}/".startswith(f"/{place}/"):
-            fail(f"contents: {source} would take the place of /{place}, which holds the store")
-        if f"/{place}" in store_paths:
-            fail(f"contents: {source} would take the place of the store path /{place}")
-
-
-def check_store_folder(root: str, store_dir: str) -> None:
-    """End the build with one line if commands made something else where the store is."""
-    place = root
-    for part in store_dir.strip("/").split("/"):
-        place = os.path.join(place, part)
-        if os.path.lexists(place) and (os.path.islink(place) or not os.path.isdir(place)):
-            fail(
-                f"the commands made {place[len(root) :]}, which is no folder: it would take the "
-                "place of the store"
-            )
-
-
-def check_readable(root: str) -> None:
-    """End the build with one line if tar could not read what extraCommands made.
-
-    Ordinary users cannot read their own files of mode 000; fakeroot keeps its files readable.
-    """
-    todo = [root]
-    while todo:
-        path = todo.pop()
-        is_folder = os.path.isdir(path)
-        if not os.access(path, os.R_OK | os.X_OK if is_folder else os.R_OK):
-            fail(
-                f"extraCommands gave {path[len(root) :] or '/'} a mode with which the build cannot "
-                "read it: do that in fakeRootCommands"
-            )
-        if is_folder:
-            with os.scandir(path) as entries:
-                todo += sorted(
-                    entry.path
-                    for entry in entries
-                    if entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)
-                )
+        if target is not None:
+            entries[place] = Entry("link", target)
+        else:
+            entries[place] = Entry("folder", mode=mode(place))
+    return entries
 
 
 def mode(place: str) -> int:
@@ -233,98 +172,110 @@ def mode(place: str) -> int:
     return stat.S_ISVTX | 0o777 if place == "tmp" else 0o755
 
 
-def make_tree(tree: Tree, folder: str) -> None:
-    """Create the files of the tree in the new folder `folder`."""
-    os.mkdir(folder)
-    for place, target in tree.items():
-        name = os.path.join(folder, place)
-        if target is None:
-            os.mkdir(name)
-            os.chmod(name, mode(place))
-        else:
-            os.symlink(target, name)
+def pass_through(entries: dict[str, Entry], base: ImageTree, lower: ImageTree) -> dict[str, Entry]:
+    """Return what commands made, with folders of our own layers below as these have them.
+
+    The commands do not see these folders: what they leave as mkdir makes it counts as theirs.
+    """
+    passed = dict(entries)
+    for place, entry in entries.items():
+        below = lower.entries.get(place)
+        if below is None or below.kind != "folder" or place in base.entries:
+            continue
+        if entry[:5] == Entry("folder")[:5]:
+            passed[place] = below
+    return passed
 
 
-def write_archive(tree: Tree, file: str, mtime: int) -> None:
-    """Write the tree as an archive, in the order and with the owner that tar is told below."""
-    with open(file, "wb") as archive:
-        for place in sorted(tree, key=lambda place: os.fsencode(place).split(b"/")):
-            entry = tarfile.TarInfo(place)
-            entry.mtime, entry.uname, entry.gname = mtime, "root", "root"
-            target = tree[place]
-            if target is None:
-                entry.type, entry.mode = tarfile.DIRTYPE, mode(place)
-            else:
-                entry.type, entry.mode, entry.linkname = tarfile.SYMTYPE, 0o777, target
-            archive.write(entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
-        archive.write(bytes(2 * tarfile.BLOCKSIZE))
+def check_files(entries: dict[str, Entry], what: str, store: str, store_paths: set[str]) -> None:
+    """End the build with one line if the root's layer would remove files of other layers.
+
+    `what` says whose the files are.
+    """
+    for place, entry in entries.items():
+        source = entry.target or f"the {entry.kind} {place}"
+        if os.path.basename(place).startswith(WHITEOUT):
+            fail(f"{what}: {source} would remove a file from the image: no name may begin .wh.")
+        if place and entry.kind != "folder" and f"{store}/".startswith(f"{place}/"):
+            fail(
+                f"{what}: {source} is no folder, and would take the place of /{place}, which holds "
+                "the store"
+            )
+        if f"/{place}" in store_paths:
+            fail(f"{what}: {source} would take the place of the store path /{place}")
+        if entry.kind == "socket":
+            fail(f"{what}: /{place} is a socket, which an image can't have: remove it")
 
 
-def run(what: str, command: list[str], folder: str, path: str = "") -> None:
-    """Run `command` in `folder`; end the build with one line if it fails."""
-    import ctypes  # slow, as is the next one; an image without commands does not need them
-    import subprocess
+def check_store_folder(entries: dict[str, Entry], store: str) -> None:
+    """End the build with one line if commands made something else where the store is."""
+    for place in [*above(store)[1:], store]:
+        if place in entries and entries[place].kind != "folder":
+            fail(
+                f"the commands made /{place}, which is no folder: it would take the place of the "
+                "store"
+            )
 
-    # Time zone and epoch are those that stdenv sets. fakeroot is to imitate a change of owner even
-    # where the builder could really make one.
-    environment = dict(os.environ, PATH=path, LC_ALL="C", TZ="UTC", SOURCE_DATE_EPOCH="315532800")
-    environment["FAKEROOTDONTTRYCHOWN"] = "1"
-    # fakeroot waits for its daemon, an orphan, to be gone, and it is gone when somebody has asked
-    # for its status. That falls to the first process of a sandbox or container, which may not ask;
-    # so this one takes the orphans.
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    process = subprocess.Popen(command, cwd=folder, env=environment)
-    while True:
-        ended, status = os.wait()
-        if ended == process.pid:
-            break
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        fail(f"{what} failed with status {process.returncode}")
+
+def check_base(base: ImageTree) -> None:
+    """End the build with one line if the base image has files where the store must be a folder."""
+    for place in [*above(base.store)[1:], base.store]:
+        entry = base.entries.get(place)
+        if entry is None or entry.kind == "folder":
+            continue
+        found = base.follow(place)
+        hides = found.kind == "folder" and base.names.get(found.place)
+        if entry.kind == "file" or hides:
+            fail(
+                f"fromImage has a {entry.kind} at /{place}, where the image has the folder of its "
+                "store paths"
+            )
 
 
 def main() -> None:
     attributes = read_attributes()
     os.umask(0o022)
+    store = attributes["storeDir"].strip("/")
     store_paths = {entry["path"] for entry in attributes.get("closure", [])}
-    tree, contested = link_contents(attributes["contents"], store_paths)
+    base = read_tree(attributes["baseTree"], store)
+    own = [store] if attributes["includeStorePaths"] else []
+    if attributes["includeNixDB"]:
+        own += [f"{NIX_STATE}/{folder}" for folder in DATABASE_FOLDERS]
+    if own:
+        check_base(base)
+    own_entry = own_folder(attributes["owner"], attributes["group"])
+    lower = lay_own_layers(base, own_entry, own)
+
+    tree, contested = link_contents(
+        attributes["contents"], store_paths, lambda place: base.follow(place).kind == "folder"
+    )
     for place, linked, other in contested[:MOST_CONTESTED]:
         print(f"/{place}: {linked} is linked, not {other}", file=sys.stderr)
     if len(contested) > MOST_CONTESTED:
         print(f"and so for {len(contested) - MOST_CONTESTED} more files", file=sys.stderr)
-    has_commands = bool(attributes["extraCommands"] or attributes["fakeRootCommands"])
-    if attributes["baseLinks"] is not None:
-        links = read_json(attributes["baseLinks"])
-        tree = follow_links(tree, links, is_for_commands=has_commands)
-    complete_root(tree, store_paths)
-    check_tree(tree, attributes["storeDir"], store_paths)
-    if not has_commands:
-        write_archive(tree, attributes["outputs"]["out"], attributes["mtime"])
-        return
+    complete_root(tree, store_paths, base)
+    entries = entries_of(tree)
+    check_files(entries, "contents", store, store_paths)
+    entries = place_files(entries, lower, "contents", is_plain=True)
+    check_files(entries, "contents", store, store_paths)
 
-    make_tree(tree, TREE)
-    # The options that stdenv sets
-    options = ["-e", "-o", "pipefail", "-O", "inherit_errexit", "-O", "nullglob"]
-    shell, path = [attributes["shell"], *options, "-c"], attributes["path"]
-    if attributes["extraCommands"]:
-        run("extraCommands", [*shell, attributes["extraCommands"]], TREE, path)
-    owner = None if attributes["fakeRootCommands"] else "root:0"
-    archive = tar_command(attributes["tar"], attributes["mtime"], owner, owner)
-    archive += ["--blocking-factor=1", "--file", attributes["outputs"]["out"], "--directory", TREE]
-    if attributes["fakeRootCommands"]:
-        # fakeroot remembers the owners that its commands give; tar has to be shown them.
-        remembered = os.path.abspath("owners")
-        fakeroot = [attributes["fakeroot"], "-s", remembered, "--"]
-        run("fakeRootCommands", [*fakeroot, *shell, attributes["fakeRootCommands"]], TREE, path)
-        # Names would be those that the building machine has for the numbers.
-        archive = [attributes["fakeroot"], "-i", remembered, "--", *archive, "--numeric-owner"]
-    check_store_folder(TREE, attributes["storeDir"])
-    check_readable(TREE)
-    # The root itself is there too, with the mode and owner that commands gave it.
-    archive += ["--no-unquote", "--no-recursion", "."]
-    if names := sorted(os.listdir(TREE)):
-        archive += ["--recursion", "--", *names]
-    run("tar", archive, ".", path)
+    # Before the commands, for which all else is read-only
+    has_commands = bool(attributes["extraCommands"] or attributes["fakeRootCommands"])
+    with open(attributes["outputs"]["out"], "wb") as out:
+        if has_commands:
+            has_base = attributes["baseTree"] is not None
+            entries = CommandsTree(base, entries, has_base=has_base).run(attributes)
+            entries = pass_through(entries, base, lower)
+            check_store_folder(entries, store)
+            entries = place_files(entries, lower, "the commands", is_plain=False)
+            check_files(entries, "the commands", store, store_paths)
+        if attributes["includeStorePaths"]:
+            # The layers with store paths have these folders too, without asking what the base has.
+            for place in [*above(store)[1:], store]:
+                below = base.entries.get(place, own_entry)
+                if below.kind == "folder" and below[2:5] != own_entry[2:5]:
+                    entries.setdefault(place, below)
+        write_archive(entries, out, attributes["mtime"], like_tarfile=not has_commands)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@
   roots,
   # Those of the closure that are not in it
   leftOut,
-  # The folder that read_base_image.py wrote, and its `description`; or null
+  # The folder that read_base_image.py wrote, its `description` and its `tree`; or null
   base,
   baseDescription,
+  baseTree,
   storeDir,
   # Seconds since 1970
   mtime,
@@ -21,7 +22,6 @@ build (
     name = "nix-database.tar";
     exportReferencesGraph.closure = roots;
     nixStore = "${tools.nix}/bin/nix-store";
-    tar = "${tools.gnutar}/bin/tar";
     unsafeDiscardReferences.out = true;
   }
 )

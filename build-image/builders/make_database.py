@@ -11,11 +11,17 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 import subprocess
 from contextlib import closing
 
 from attributes import fail, read_attributes, read_json
-from tar import tar_command
+from image_tree import read_tree
+from oci import WHITEOUT
+from place_files import DATABASE_FOLDERS, NIX_STATE, own_folder, place_files
+from write_archive import write_archive
+
+DATABASE_LOGS = ("db.sqlite-wal", "db.sqlite-shm")
 
 
 def registration(entries: list[dict], left_out: list[str]) -> str:
@@ -46,7 +52,10 @@ def read_database(file: str) -> list[dict]:
 
     Ends the build with one line if it is not a valid Nix database.
     """
-    shutil.copyfile(file, "base.sqlite")  # SQLite writes beside the file that it reads
+    # SQLite writes beside the file that it reads, and reads the log there.
+    shutil.copyfile(file, "base.sqlite")
+    if os.path.exists(f"{file}-wal"):
+        shutil.copyfile(f"{file}-wal", "base.sqlite-wal")
     try:
         with closing(sqlite3.connect("base.sqlite")) as database:
             rows = database.execute("select id, path, hash, narSize from ValidPaths").fetchall()
@@ -116,17 +125,30 @@ def main() -> None:
         database.execute("vacuum")
     database.close()
     # The rest of Nix's state is about this machine: locks, folders of the user who builds.
-    for folder in ("db", "gcroots/image", "profiles", "temproots"):
-        os.makedirs(os.path.join("root/nix/var/nix", folder))
+    files = {"": own_folder(attributes["owner"], attributes["group"])}
+    own = files[""]
+    for folder in ("nix", "nix/var", NIX_STATE, *(f"{NIX_STATE}/{it}" for it in DATABASE_FOLDERS)):
+        files[folder] = own
     for name in ("db.sqlite", "schema"):
-        os.rename(f"state/db/{name}", f"root/nix/var/nix/db/{name}")
+        file = f"state/db/{name}"
+        files[f"{NIX_STATE}/db/{name}"] = own._replace(
+            kind="file",
+            mode=stat.S_IMODE(os.stat(file).st_mode),
+            source=file,
+            size=os.path.getsize(file),
+        )
     for path in find_roots(entries, attributes["leftOut"]):
-        os.symlink(path, f"root/nix/var/nix/gcroots/image/{os.path.basename(path)}")
-    how = [attributes[name] for name in ("tar", "mtime", "owner", "group")]
-    archive = [*tar_command(*how), "--blocking-factor=1", "--file", attributes["outputs"]["out"]]
-    done = subprocess.run([*archive, "--directory=root", "nix"], check=False)
-    if done.returncode != 0:
-        fail(f"tar failed with status {done.returncode}")
+        place = f"{NIX_STATE}/gcroots/image/{os.path.basename(path)}"
+        files[place] = own._replace(kind="link", target=path)
+    base = read_tree(attributes["baseTree"], attributes["storeDir"].strip("/"))
+    for name in DATABASE_LOGS:
+        # SQLite would take it for the log of the new database.
+        if f"{NIX_STATE}/db/{name}" in base.entries:
+            files[f"{NIX_STATE}/db/{WHITEOUT}{name}"] = own._replace(kind="file", mode=0o644)
+    placed = place_files(files, base, "includeNixDB", is_plain=True)
+    del placed[""]  # that of the root's layer
+    with open(attributes["outputs"]["out"], "wb") as out:
+        write_archive(placed, out, attributes["mtime"])
 
 
 if __name__ == "__main__":

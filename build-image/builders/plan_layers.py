@@ -21,6 +21,7 @@ import os
 import sys
 
 from attributes import fail, read_attributes, read_json, write_json
+from nar import in_base_16
 
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
@@ -28,15 +29,32 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from group_layers import Layer
+    from layer import LayerDescription
 
     T = TypeVar("T")
+
+
+def find_present(graph: list[dict], base_layers: list[LayerDescription]) -> set[str]:
+    """Return the store paths of the graph that a base image has with the same contents.
+
+    Their names alone would be believed of any file that is called like that.
+    """
+    known = {
+        (path, nar_hash)
+        for layer in base_layers
+        for path, nar_hash in zip(layer["storePaths"], layer["narHashes"])
+    }
+    return {
+        entry["path"] for entry in graph if (entry["path"], in_base_16(entry["narHash"])) in known
+    }
 
 
 def select(attributes: dict, present: set[str]) -> dict:
     """Return the graph of the store paths to pack: no archives, nothing that is `present`.
 
     The attributes and what is returned are exportReferencesGraph files, as group_layers.py reads
-    them. What an archive refers to becomes a root in its place.
+    them. What an archive refers to becomes a root in its place, and so does what only paths refer
+    to that are not packed.
     """
     left_out = attributes["archives"] + attributes["references"]
     roots = set(attributes["exportReferencesGraph"]["graph"])
@@ -48,6 +66,8 @@ def select(attributes: dict, present: set[str]) -> dict:
             kept = [path for path in entry["references"] if path not in present]
             entries.append({**entry, "references": kept})
     roots = roots.difference(left_out, present)
+    needed = {path for entry in entries for path in entry["references"] if path != entry["path"]}
+    roots.update(entry["path"] for entry in entries if entry["path"] not in needed)
     return {"exportReferencesGraph": {"graph": sorted(roots)}, "graph": entries}
 
 
@@ -84,13 +104,14 @@ def replace_contents(layers: list[Layer], groups: list[list[str]], entries: list
     ]
 
 
-def prepare(attributes: dict, base_layers: list[dict]) -> tuple[dict, list[list[str]], int]:
+def prepare(
+    attributes: dict, base_layers: list[LayerDescription]
+) -> tuple[dict, list[list[str]], int]:
     """Return the graph to group, the caller's groups, and the budget for the rest.
 
     Ends the build with one line if there are too few layers.
     """
-    present = {path for layer in base_layers for path in layer["storePaths"]}
-    graph = select(attributes, present)
+    graph = select(attributes, find_present(attributes["graph"], base_layers))
     entries = graph["graph"]
     groups = assign_groups(attributes["groups"], entries)
     needed = {
@@ -99,11 +120,13 @@ def prepare(attributes: dict, base_layers: list[dict]) -> tuple[dict, list[list[
         "its root, with the Nix database if there is one": len(attributes["archives"]),
     }
     budget = attributes["maxLayers"] - sum(needed.values())
-    if budget < (1 if entries else 0):
+    least = 1 if entries else 0
+    if budget < least:
         needs = ", ".join(f"{count} for {what}" for what, count in needed.items() if count)
+        rest = ", and at least 1 for its store paths" if entries else ""
         fail(
-            f"maxLayers = {attributes['maxLayers']} is too few: the image needs {needs}, and at "
-            "least 1 for its store paths"
+            f"maxLayers = {attributes['maxLayers']} is too few: the image needs {needs}{rest}: "
+            f"write at least {sum(needed.values()) + least}"
         )
     return graph, groups, budget
 

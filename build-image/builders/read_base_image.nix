@@ -5,8 +5,9 @@
   fromImage,
   # The store path that it is in
   storePath,
-  # To choose from an image for several
+  # To choose from an image for several: names of the OCI image specification; "" for no variant
   architecture,
+  variant,
   storeDir,
 }@attributes:
 build (
@@ -17,11 +18,14 @@ build (
       "out"
       "description"
       "image"
-      "links"
+      "tree"
     ];
     exportReferencesGraph.closure = [ storePath ];
-    skopeo = "${tools.skopeo}/bin/skopeo";
-    gzip = "${tools.gzip}/bin/gzip";
-    zstd = "${tools.zstd}/bin/zstd";
+    decompressors = {
+      bzip2 = "${tools.bzip2}/bin/bzip2";
+      gzip = "${tools.gzip}/bin/gzip";
+      xz = "${tools.xz}/bin/xz";
+      zstd = "${tools.zstd}/bin/zstd";
+    };
   }
 )

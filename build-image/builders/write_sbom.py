@@ -163,7 +163,9 @@ def describe_image(attributes: dict[str, Any]) -> dict[str, Any]:
     }
     dependencies = {digest: sorted(direct), **{path: needs(path) for path in sorted(layers)}}
     if base:
-        below = read_json(base)["digest"]
+        described = read_json(base)
+        # Archives of docker have no manifest, and docker knows their images by this digest.
+        below = described["digest"] or described["id"]
         components.append(
             {
                 "type": "container",

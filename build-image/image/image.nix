@@ -40,23 +40,6 @@ let
       name = head (builtins.split "/" (substring start (-1) path));
     in
     substring 0 (start + stringLength name) path;
-
-  # A file with the store paths that a text refers to, so that Nix finds the references. It is in no
-  # image; what it refers to is.
-  writeReferences =
-    text:
-    derivation {
-      name = "references";
-      inherit (tools.stdenv.buildPlatform) system;
-      builder = "${tools.bash}/bin/bash";
-      args = [
-        "-c"
-        "printf %s \"$(<$textPath)\" >$out"
-      ];
-      inherit text;
-      passAsFile = [ "text" ];
-      preferLocalBuild = true;
-    };
 in
 arguments:
 let
@@ -128,25 +111,45 @@ let
       null
     else
       builders.read_base_image {
-        inherit fromImage architecture storeDir;
+        inherit
+          fromImage
+          architecture
+          variant
+          storeDir
+          ;
         storePath = wholePath fromImage;
       };
 
   baseDescription = if base == null then null else base.description;
+  baseTree = if base == null then null else base.tree;
 
   root = builders.link_contents {
     contents = contentsList;
     storePaths = unique (map wholePath contentsList);
-    baseLinks = if base == null then null else base.links;
     inherit
+      baseTree
       extraCommands
       fakeRootCommands
+      includeStorePaths
+      includeNixDB
+      owner
+      group
       storeDir
       mtime
       ;
   };
 
-  references = if hasContext configText then [ "${writeReferences configText}" ] else [ ];
+  references =
+    if hasContext configText then
+      [
+        "${builders.write_references {
+          text = configText;
+          base = if base == null then null else base.image;
+          inherit storeDir;
+        }}"
+      ]
+    else
+      [ ];
   roots = unique (map wholePath contents) ++ references;
   groups = map (map wholePath) layers;
 
@@ -156,6 +159,7 @@ let
     inherit
       base
       baseDescription
+      baseTree
       storeDir
       mtime
       owner

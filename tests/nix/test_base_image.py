@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from layouts import Layout, digest_of, make_tar
 from nix import ROOT, Image, packed_paths, root_layer, run
 
 LAYER = make_tar("etc/", "etc/file")
-OUTPUTS = ("out", "description", "image", "links")
+OUTPUTS = ("out", "description", "image", "tree")
 STORE = ("nix/", "nix/store/")
 
 
@@ -33,8 +36,9 @@ def read(layout: Path, **more: Any) -> subprocess.CompletedProcess[str]:
         "fromImage": str(layout),
         "closure": [{"path": str(layout)}],
         "architecture": "amd64",
+        "variant": "",
         "storeDir": "/nix/store",
-        **{program: shutil.which(program) for program in ("gzip", "skopeo", "zstd")},
+        "decompressors": {name: shutil.which(name) for name in ("bzip2", "gzip", "xz", "zstd")},
         **more,
     }
     (folder / ".attrs.json").write_text(json.dumps(attributes))
@@ -84,6 +88,19 @@ def write_linked_index(layout: Layout) -> None:
     layout.write_image(LAYER)
     (layout.folder / "index.json").rename(layout.folder.parent / "outside")
     (layout.folder / "index.json").symlink_to("../outside")
+
+
+def write_two_images(layout: Layout) -> None:
+    layout.write_image(LAYER)
+    first = json.loads((layout.folder / "index.json").read_bytes())["manifests"]
+    layout.write_image(make_tar("other"))
+    second = json.loads((layout.folder / "index.json").read_bytes())["manifests"]
+    layout.write_index(*first, *second)
+
+
+def write_skopeo_folder(layout: Layout) -> None:
+    (layout.folder / "manifest.json").write_text("{}")
+    (layout.folder / "version").write_text("Directory Transport Version: 1.1\n")
 
 
 def write_index(text: str) -> Callable[[Layout], None]:
@@ -141,12 +158,40 @@ HOSTILE = {
         config(rootfs={"diff_ids": [digest_of(LAYER)] * 2}),
         "differ in the number of layers",
     ),
-    "no diff ids": (config(rootfs=None), "rootfs is not an object"),
+    "no diff ids": (config(rootfs={"type": "layers"}), "differ in the number of layers"),
+    "no root file system": (config(rootfs=None), "rootfs is not an object"),
     "diff ids that are text": (config(rootfs={"diff_ids": "x"}), "diff_ids is not a list"),
     "a history of null": (config(history=[None]), "history is not a list of objects"),
     "a history that is text": (config(history="x"), "history is not a list"),
     "variables that are numbers": (config(config={"Env": [1]}), "Env is not a list of strings"),
     "variables in an object": (config(config={"Env": {"A": "1"}}), "Env is not a list"),
+    "a command that is a number": (config(config={"Cmd": 5}), "Cmd is not a list"),
+    "a command of numbers": (config(config={"Cmd": [5]}), "Cmd is not a list of strings"),
+    "a user that is a number": (config(config={"User": 5}), "User is not a string"),
+    "a folder in a list": (config(config={"WorkingDir": ["/"]}), "WorkingDir is not a string"),
+    "an entrypoint that is text": (config(config={"Entrypoint": "x"}), "Entrypoint is not a list"),
+    "a shell that is text": (config(config={"Shell": "sh"}), "Shell is not a list"),
+    "a signal that is a number": (config(config={"StopSignal": 9}), "StopSignal is not a string"),
+    "triggers that are text": (config(config={"OnBuild": "RUN x"}), "OnBuild is not a list"),
+    "a check that is text": (config(config={"Healthcheck": "x"}), "Healthcheck is not an object"),
+    "a check of numbers": (
+        config(config={"Healthcheck": {"Test": [1]}}),
+        "Test is not a list of strings",
+    ),
+    "a pause that is text": (
+        config(config={"Healthcheck": {"Interval": "1s"}}),
+        "Interval is not a number",
+    ),
+    "labels that are numbers": (
+        config(config={"Labels": {"a": 1}}),
+        "Labels is not an object of strings",
+    ),
+    "ports with text": (
+        config(config={"ExposedPorts": {"1/tcp": "x"}}),
+        "ExposedPorts is not an object of empty objects",
+    ),
+    "an author in a list": (config(author=["me"]), "author is not a string"),
+    "a variant that is a number": (config(variant=7), "variant is not a string"),
     "labels in a list": (config(config={"Labels": []}), "Labels is not an object"),
     "ports in a list": (config(config={"ExposedPorts": []}), "ExposedPorts is not an object"),
     "volumes in a list": (config(config={"Volumes": [1]}), "Volumes is not an object"),
@@ -160,6 +205,14 @@ HOSTILE = {
     "a size that is true": (layers(size=True), "size is not a number"),
     "annotations of text": (layers(annotations="x"), "annotations is not an object"),
     "a layer that is no archive": (image(b"x" * 5000), "fromImage"),
+    "a name of 1 MB": (image(make_tar("x" * 1_000_000)), "has a name of 1000000 characters"),
+    "a header of 2 MB": (image(make_tar("x" * 2_000_000)), "has a header of 20000"),
+    "a layer from elsewhere": (
+        layers(digest="sha256:" + "0" * 64, urls=["https://example.org/layer"]),
+        ", which is fetched from elsewhere is missing",
+    ),
+    "two images": (write_two_images, "it holds 2 images for amd64: copy one of them"),
+    "a folder of skopeo's": (write_skopeo_folder, "copy the image to oci: instead"),
 }
 
 
@@ -294,43 +347,287 @@ def test_file_that_is_no_archive_is_one_line(tmp_path: Path) -> None:
     assert line.endswith("archive is neither an OCI layout nor an image archive: it is no tar file")
 
 
-LINKS: dict[str, tuple[list[tuple[str, ...]], dict[str, str]]] = {
-    "relative and absolute": (
-        [("./bin -> usr/bin", "lib -> /usr/lib/", "lib64 -> ./x/../usr/lib64")],
-        {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64"},
+def write_docker_archive(folder: Path, *images: tuple[str, ...], legacy: bool = False) -> Path:
+    """Write an archive in the form of `docker save`, with images of one layer with these files."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+
+        def add(name: str, content: bytes) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+        listed = []
+        for number, files in enumerate(images):
+            layer = make_tar(*files)
+            described = {
+                "architecture": "amd64",
+                "os": "linux",
+                "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]},
+                "config": {"Cmd": [f"image {number}"]},
+            }
+            add(f"{number}/layer.tar", layer)
+            add(f"{number}.json", json.dumps(described).encode())
+            # docker before 1.13 wrote links for layers that it had written before.
+            link = tarfile.TarInfo(f"again{number}/layer.tar")
+            link.type, link.linkname = tarfile.SYMTYPE, f"../{number}/layer.tar"
+            archive.addfile(link)
+            layers = [f"again{number}/layer.tar"]
+            listed.append({"Config": f"{number}.json", "RepoTags": None, "Layers": layers})
+        add("repositories", b"{}")
+        if not legacy:
+            add("manifest.json", json.dumps(listed).encode())
+    (folder / "archive").write_bytes(data.getvalue())
+    return folder / "archive"
+
+
+def test_archive_of_docker_is_read_with_its_links(tmp_path: Path) -> None:
+    archive = write_docker_archive(tmp_path, ("etc/", "etc/file"))
+    (layer,) = described(archive, "description")
+    tar = make_tar("etc/", "etc/file")
+    assert (layer["digest"], layer["diffId"], layer["size"]) == (*[digest_of(tar)] * 2, len(tar))
+    assert (tmp_path / "build" / "out" / layer["file"]).read_bytes() == tar
+    # Nothing else of the archive is kept.
+    assert [file.name for file in (tmp_path / "build" / "out").iterdir()] == ["blobs"]
+
+
+@pytest.mark.parametrize("program", ["gzip", "zstd", "xz", "bzip2"])
+def test_archive_may_be_compressed_with_what_docker_reads(tmp_path: Path, program: str) -> None:
+    archive = write_docker_archive(tmp_path, ("etc/",))
+    done = subprocess.run([program, "-c", archive], stdout=subprocess.PIPE, check=True)
+    archive.write_bytes(done.stdout)
+    assert described(archive, "image")["config"] == {"Cmd": ["image 0"]}
+
+
+ARCHIVES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "two images": (
+        lambda folder: write_docker_archive(folder, ("a",), ("b",)),
+        "it holds 2 images: save one",
     ),
-    "with names that no distribution has": (
-        [
-            (
-                "\udcff -> usr/bin",
-                "a\n -> usr/a",
-                "a -> usr/\udcff",
-                ".wh.a -> usr/a",
-                "b c -> usr/c",
-                f"d -> usr/{'d' * 300}",
-            )
-        ],
-        {},
+    "no image": (write_docker_archive, "its manifest.json is not a list of images"),
+    "docker before 1.10": (
+        lambda folder: write_docker_archive(folder, ("a",), legacy=True),
+        "load it with docker and save it again",
     ),
-    "to other folders": ([("a -> b", "etc -> /private/etc", "x -> usr", "y -> usr/..")], {}),
-    "out of the image": ([("bin -> ../../usr/bin",)], {"bin": "usr/bin"}),
-    "deeper down": ([("usr/", "usr/tmp -> ../var/tmp", "var/run -> /usr/run")], {}),
-    "replaced by a folder": ([("bin -> usr/bin",), ("bin/",)], {}),
-    "replaced by another link": ([("bin -> usr/bin",), ("bin -> usr/sbin",)], {"bin": "usr/sbin"}),
-    "in place of a folder": ([("bin/",), ("bin -> usr/bin",)], {"bin": "usr/bin"}),
-    "removed": ([("bin -> usr/bin", "lib -> usr/lib"), (".wh.bin",)], {"lib": "usr/lib"}),
-    "removed with the root": (
-        [("bin -> usr/bin",), (".wh..wh..opq", "lib -> usr/lib")],
-        {"lib": "usr/lib"},
+    "docker export": (
+        lambda folder: write_file(folder, make_tar("bin/", "bin/sh")),
+        "write it with docker save, not with docker export",
+    ),
+    "an empty tar": (
+        lambda folder: write_file(folder, make_tar()),
+        "it is an archive without files",
+    ),
+    "an empty file": (lambda folder: write_file(folder, b""), "it is empty"),
+    "a cut archive": (
+        lambda folder: write_file(folder, write_docker_archive(folder, ("a",)).read_bytes()[:1500]),
+        "is no image",
+    ),
+    "zstd that was cut": (
+        lambda folder: write_file(folder, b"\x28\xb5\x2f\xfd" + bytes(50)),
+        "zstd can't read",
+    ),
+    "a missing layer": (
+        lambda folder: write_file(
+            folder,
+            write_docker_archive(folder, ("a",))
+            .read_bytes()
+            .replace(b'again0/layer.tar"', b'again9/layer.tar"'),
+        ),
+        "again9/layer.tar is missing",
     ),
 }
 
 
-@pytest.mark.parametrize("case", LINKS)
-def test_links_into_usr_are_those_of_the_whole_image(layout: Layout, case: str) -> None:
-    layers, expected = LINKS[case]
+def write_file(folder: Path, data: bytes) -> Path:
+    (folder / "archive").write_bytes(data)
+    return folder / "archive"
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_archive_that_is_no_image_is_one_line_that_says_what_to_do(
+    tmp_path: Path, case: str
+) -> None:
+    write, complaint = ARCHIVES[case]
+    done = read(write(tmp_path))
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"error: fromImage {tmp_path}/archive is ") and complaint in line
+    assert len(line) < 300 and "Traceback" not in done.stderr
+
+
+def test_layer_of_zeros_takes_little_memory(layout: Layout) -> None:
+    """4.7 MB that say that a name has 1 GiB."""
+    entry = tarfile.TarInfo("././@LongLink")
+    entry.type, entry.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
+    layer = gzip.compress(entry.tobuf(tarfile.GNU_FORMAT) + bytes(64 << 20), 1)
+    layout.write_image(LAYER, manifest={"layers": [layout.write_blob(layer)]})
+    done = read(layout.folder)
+    assert "has a header of 1073741824 bytes" in done.stderr
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 400_000  # KiB
+
+
+# The variants of images, that of the machine, and which one is taken; None if none is.
+VARIANTS = [
+    (["v7", "v6"], "v6", "v6"),
+    (["v6", "v7"], "v7", "v7"),
+    (["v5", "v6", "v8"], "v7", "v6"),
+    (["", "v6"], "v7", "v6"),
+    (["", "v8"], "v7", ""),
+    (["v7", "v8"], "v6", None),
+    (["v7"], "v6", None),
+    (["v6"], "v7", "v6"),
+    ([""], "v6", ""),
+    (["v6", "v7"], "", "v7"),
+]
+
+
+@pytest.mark.parametrize("is_said", [True, False])
+@pytest.mark.parametrize(("variants", "machine", "expected"), VARIANTS)
+def test_image_of_the_nearest_variant_is_taken(
+    layout: Layout, variants: list[str], machine: str, expected: str | None, is_said: bool
+) -> None:
+    descriptors, digests = [], {}
+    for variant in variants:
+        said = {"variant": variant} if variant else {}
+        layout.write_image(LAYER, config={"architecture": "arm", "author": variant, **said})
+        (descriptor,) = json.loads((layout.folder / "index.json").read_bytes())["manifests"]
+        digests[descriptor["digest"]] = variant
+        if is_said:
+            descriptor["platform"] = {"os": "linux", "architecture": "arm", **said}
+        descriptors.append(descriptor)
+    # What buildkit adds to an index, and what cosign adds to a layout
+    unknown = {"os": "unknown", "architecture": "unknown"}
+    descriptors.append({**layout.write_blob({"layers": []}), "platform": unknown})
+    descriptors.append(layout.write_blob({"config": layout.write_blob({}), "layers": []}))
+    index = "application/vnd.oci.image.index.v1+json"
+    layout.write_index(layout.write_blob({"manifests": descriptors}, mediaType=index))
+    if expected is not None:
+        found = described(layout.folder, "image", architecture="arm", variant=machine)
+        assert digests[found["digest"]] == expected
+    else:
+        done = read(layout.folder, architecture="arm", variant=machine)
+        assert f"it has no image for arm/{machine}, only for arm/v7" in done.stderr
+
+
+def test_one_image_of_a_higher_variant_is_refused(layout: Layout) -> None:
+    layout.write_image(LAYER, config={"architecture": "arm", "variant": "v7"})
+    done = read(layout.folder, architecture="arm", variant="v6")
+    assert "it is for arm/v7, and this is for arm/v6" in done.stderr
+
+
+def test_only_what_a_dockerfile_keeps_is_kept(layout: Layout) -> None:
+    kept = {
+        "ArgsEscaped": True,
+        "Cmd": ["c"],
+        "Entrypoint": ["e"],
+        "Env": ["A=1"],
+        "ExposedPorts": {"1/tcp": {}},
+        "Healthcheck": {"Test": ["CMD", "x"], "Interval": 5, "Retries": 2},
+        "Labels": {"a": "b"},
+        "Shell": ["sh", "-c"],
+        "StopSignal": "SIGINT",
+        "User": "u",
+        "Volumes": {"/v": {}},
+        "WorkingDir": "/w",
+    }
+    dropped = {
+        "OnBuild": ["RUN x"],
+        "Hostname": "h",
+        "Domainname": "",
+        "Image": "sha256:1",
+        "Tty": True,
+        "AttachStdout": True,
+        "StopTimeout": 3,
+        "Memory": 0,
+        "MacAddress": None,
+    }
+    about = {"author": "me", "os.version": "1", "os.features": ["f"], "variant": "v1"}
+    more = {"created": "2020-01-01T00:00:00Z", "docker_version": "20", "container": "x"}
+    layout.write_image(LAYER, config={"config": {**kept, **dropped}, **about, **more})
+    found = described(layout.folder, "image")
+    assert found["config"] == kept
+    assert found["about"] == about
+
+
+def test_null_counts_as_missing(layout: Layout) -> None:
+    keys = "Cmd Entrypoint Env ExposedPorts Healthcheck Labels OnBuild Shell User Volumes".split()
+    config = {"config": dict.fromkeys(keys), "history": None, "author": None}
+    layout.write_image(LAYER, config=config)
+    found = described(layout.folder, "image")
+    assert (found["config"], found["about"]) == ({}, {})
+
+
+def test_base_without_layers_is_one(layout: Layout) -> None:
+    layout.write_image(manifest={"layers": None}, config={"rootfs": {"type": "layers"}})
+    assert described(layout.folder, "description") == []
+
+
+# What is at places of an image with these layers: a folder, the target of a link, "file", or None.
+PLACES: dict[str, tuple[list[tuple[str, ...]], dict[str, str | None]]] = {
+    "links, absolute and relative": (
+        [("./bin -> usr/bin", "lib -> /usr/lib/", "lib64 -> ./x/../usr/lib64")],
+        {"bin": "usr/bin", "lib": "/usr/lib/", "lib64": "./x/../usr/lib64"},
+    ),
+    "names with odd characters": (
+        [("\udcff -> usr/bin", "a\n", "b c/", "ü/")],
+        {"\udcff": "usr/bin", "a\n": "file", "b c": "folder", "ü": "folder"},
+    ),
+    "names of more than 100 characters": ([("n" * 300 + "/",)], {"n" * 300: "folder"}),
+    "names that lead out": (
+        [("../../etc/x", "/abs/", "a/../b/")],
+        {"etc/x": "file", "b": "folder"},
+    ),
+    "a link replaced by a folder": ([("bin -> usr/bin",), ("bin/",)], {"bin": "folder"}),
+    "a link replaced by another": ([("a -> b",), ("a -> c",)], {"a": "c"}),
+    "a folder replaced by a link": ([("a/", "a/x"), ("a -> b",)], {"a": "b", "a/x": None}),
+    "a folder replaced by a file": ([("a/", "a/x"), ("a",)], {"a": "file", "a/x": None}),
+    "a file replaced by a folder": ([("a",), ("a/", "a/x")], {"a": "folder", "a/x": "file"}),
+    "the same twice in a layer": ([("a", "a/", "a/x")], {"a": "folder", "a/x": "file"}),
+    "a file removed": ([("a/", "a/x"), ("a/.wh.x",)], {"a": "folder", "a/x": None}),
+    "a folder removed": ([("a/", "a/x"), (".wh.a",)], {"a": None, "a/x": None}),
+    "removed and added again": ([("a/", "a/x"), (".wh.a",), ("a/",)], {"a": "folder", "a/x": None}),
+    "removed and added at once": (
+        [("a/", "a/x"), ("a/", "a/y", ".wh.a")],
+        {"a/y": "file", "a/x": None},
+    ),
+    "an opaque folder": (
+        [("a/", "a/x", "b"), ("a/", "a/y", "a/.wh..wh..opq")],
+        {"a/x": None, "a/y": "file", "b": "file"},
+    ),
+    "an opaque folder, said first": (
+        [("a/", "a/x"), ("a/", "a/.wh..wh..opq", "a/y")],
+        {"a/x": None, "a/y": "file"},
+    ),
+    "an opaque root": (
+        [("a/", "b -> a"), (".wh..wh..opq", "c/")],
+        {"a": None, "b": None, "c": "folder"},
+    ),
+    "whiteouts of what is not there": ([(".wh.a", "b/.wh.c", ".wh.")], {"a": None}),
+    "what aufs leaves behind": ([("a",), (".wh..wh.plnk/", ".wh..wh.aufs")], {"a": "file"}),
+    "files without their folders": (
+        [("a/b/c",)],
+        {"a": "folder", "a/b": "folder", "a/b/c": "file"},
+    ),
+    "a file through a link": (
+        [("usr/", "usr/bin/", "bin -> usr/bin"), ("bin/x",)],
+        {"bin": "usr/bin", "usr/bin/x": "file"},
+    ),
+    "a file removed through a link": (
+        [("usr/bin/", "usr/bin/x", "bin -> usr/bin"), ("bin/.wh.x",)],
+        {"usr/bin/x": None, "bin": "usr/bin"},
+    ),
+    "a file through a circle of links": ([("a -> b", "b -> a"), ("a/x",)], {"a/x": "file"}),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_files_of_the_layers_are_those_of_the_whole_image(layout: Layout, case: str) -> None:
+    layers, expected = PLACES[case]
     layout.write_image(*(make_tar(*names) for names in layers))
-    assert described(layout.folder, "links") == expected
+    tree = described(layout.folder, "tree")
+    found = {place: (entry[1] if entry[0] == "link" else entry[0]) for place, entry in tree.items()}
+    assert {place: found.get(place) for place in expected} == expected
+    assert not any(".wh." in place for place in found)
 
 
 TEXT = '(pkgs.writeTextDir "share/one" "one")'
@@ -441,6 +738,38 @@ class TestBaseImage:
             nix.image("{ contents = pkgs.hello; }").digests
         )
 
+    def test_store_path_of_the_base_with_other_contents_is_packed(self, nix, tmp_path):
+        """An image can call a file whatever it likes."""
+        hello = nix.package("hello")
+        layout = Layout(tmp_path / "layout")
+        layout.write_image(make_tar("nix/", "nix/store/", str(hello)[1:]))
+        image = nix.image(f"{{ fromImage = {layout.folder}; contents = pkgs.hello; }}")
+        assert str(hello) in packed_paths(image)[1:]
+        container = Container.of(image, tmp_path / "bundle")
+        assert container.bwrap("/bin/hello").returncode == 0
+
+    def test_dependencies_that_the_base_lacks_are_packed(self, nix, tmp_path):
+        """Where the base has the path that was asked for, but not what it refers to."""
+        hello = nix.package("hello")
+        archive = tmp_path / "hello.tar"
+        run("tar", "--create", "--sort=name", "--file", archive, "--directory=/", str(hello)[1:])
+        layout = Layout(tmp_path / "layout")
+        layout.write_image(archive.read_bytes())
+        image = nix.image(f"{{ fromImage = {layout.folder}; contents = pkgs.hello; }}")
+        assert image.store_paths[0] == [str(hello)]
+        packed = [path for layer in image.store_paths[1:] for path in layer]
+        assert sorted(packed) == sorted(nix.closure(hello) - {str(hello)})
+        container = Container.of(image, tmp_path / "bundle")
+        assert container.bwrap("/bin/hello").returncode == 0
+
+    def test_image_keeps_what_the_base_says_about_itself(self, nix, tmp_path):
+        layout = Layout(tmp_path / "layout")
+        about = {"author": "me", "os.version": "1", "created": "2020-01-01T00:00:00Z"}
+        layout.write_image(LAYER, config=about)
+        image = nix.image(f"{{ fromImage = {layout.folder}; }}")
+        found = {key: image.config[key] for key in about}
+        assert found == {**about, "created": "1970-01-01T00:00:01Z"}
+
     def test_groups_pack_no_store_path_that_the_base_has(self, nix):
         below = 'buildImage { name = "below"; contents = pkgs.hello; }'
         group = f"layers = [ [ pkgs.hello {TEXT} ] ];"
@@ -458,6 +787,7 @@ class TestBaseImage:
         assert len(image.digests) == 4
         error = nix.image_error(f"{{ fromImage = {base}; {contents} maxLayers = 2; }}")
         assert "error: maxLayers = 2 is too few: the image needs 2 for its base image" in error
+        assert ", and at least 1 for its store paths: write at least 4\n" in error
 
     def test_for_another_machine_is_refused(self, nix, base):
         error = nix.image_error(f'{{ fromImage = {base}; architecture = "arm64"; }}')

@@ -47,7 +47,7 @@ class TestContents:
     def test_no_contents_make_an_image_with_its_root_only(self, nix):
         image = nix.image("{ }")
         assert len(image.digests) == 1
-        assert set(image.tree) == {"tmp"}
+        assert set(image.tree) == {".", "tmp"}
 
     def test_order_of_contents_changes_no_store_layer(self, nix):
         one = nix.image(f"{{ contents = [ {ONE} {TWO} ]; }}")
@@ -87,10 +87,40 @@ class TestConfig:
         assert "bin/hello" not in image.tree
 
     def test_package_stands_for_its_path(self, nix):
-        image = nix.image("{ config.WorkingDir = pkgs.hello; config.Cmd = [ pkgs.hello ]; }")
+        image = nix.image('{ config.WorkingDir = pkgs.hello; config.Cmd = [ "ls" pkgs.hello ]; }')
         assert image.config["config"]["WorkingDir"] == str(nix.package("hello"))
-        assert image.config["config"]["Cmd"] == [str(nix.package("hello"))]
+        assert image.config["config"]["Cmd"] == ["ls", str(nix.package("hello"))]
         assert str(nix.package("hello")) in packed_paths(image)
+
+    @pytest.mark.parametrize(
+        ("config", "complaint"),
+        [
+            ("{ Cmd = [ pkgs.hello ]; }", "Cmd starts {}, and that is a folder; it has bin/hello"),
+            (
+                '{ Entrypoint = [ "${pkgs.hello}/bin/helloo" ]; Cmd = [ pkgs.hello ]; }',
+                "Entrypoint starts {}/bin/helloo, and there is no such file; it has bin/hello",
+            ),
+            (
+                '{ Entrypoint = [ ]; Cmd = [ (pkgs.writeText "x" "x") ]; }',
+                "-x, and that is no program",
+            ),
+        ],
+    )
+    def test_what_starts_no_program_is_one_line(self, nix, config, complaint):
+        error = nix.image_error(f"{{ config = {config}; }}")
+        (line,) = [line for line in error.splitlines() if line.startswith("error: config.")]
+        assert line.endswith(complaint.format(nix.package("hello")))
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            '{ Cmd = [ "${pkgs.hello}/bin/hello" ]; }',
+            '{ Entrypoint = [ "sh" ]; Cmd = [ pkgs.hello ]; }',
+            '{ Cmd = [ "/bin/nothing" pkgs.hello ]; }',
+        ],
+    )
+    def test_what_may_start_a_program_is_taken(self, nix, config):
+        assert nix.image(f"{{ config = {config}; }}").digests
 
     def test_key_that_is_null_is_left_out(self, nix):
         assert "User" not in nix.image("{ config.User = null; }").config["config"]
@@ -467,7 +497,7 @@ class TestCompressor:
         image = nix.image(f'{{ contents = [ ({contents}) ]; compressor = "none"; }}')
         assert image.digests == [
             "sha256:2da3e38cf37bd742e12f606a8afdf8d234995e370e9beabf9a8124af52cae878",
-            "sha256:d03d9913182b5edcf841e5735f2c5f5c10b141933e2de2d688eb3ffca0def3f8",
+            "sha256:a4ff4612eec2af8fbdb13d44e88f1c3bb5073d539ccc95893cde0201e8aa1974",
         ]
 
     @pytest.mark.parametrize("compressor", ["none", "gz", "zstd"])

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attributes import encode_json
-from describe_image import image_config, merge_environment
+from describe_image import container_config, image_config, merge_environment
 from layer import LayerDescription
 from nix import ROOT
 from pack_layer import _parts, encode_description
@@ -253,6 +253,31 @@ class TestConfiguration:
         assert config["Volumes"] == {"/base": {}, "/own": {}}
         assert config["ExposedPorts"] == {"1/tcp": {}, "2/tcp": {}}
         assert config["Labels"] == {"a": "base", "b": "own"}
+
+    @pytest.mark.parametrize(
+        ("inherited", "given", "expected"),
+        [
+            # Entrypoint and Cmd of the base, those given, and those of the image
+            ((None, ["sh"]), (["jq"], None), (["jq"], None)),
+            ((None, ["sh"]), ([], None), ([], None)),
+            ((["e"], ["c"]), (["jq"], None), (["jq"], None)),
+            ((["e"], ["c"]), (["jq"], ["x"]), (["jq"], ["x"])),
+            ((["e"], ["c"]), ([], ["x"]), ([], ["x"])),
+            ((["e"], ["c"]), (None, ["x"]), (["e"], ["x"])),
+            ((["e"], ["c"]), (None, []), (["e"], [])),
+            ((["e"], ["c"]), (["e"], None), (["e"], None)),
+            ((["e"], ["c"]), (None, None), (["e"], ["c"])),
+            ((None, ["c"]), (None, None), (None, ["c"])),
+        ],
+    )
+    def test_entrypoint_drops_the_inherited_command(self, inherited, given, expected):
+        """As in a Dockerfile (buildkit, dockerfile2llb; moby#35027)."""
+
+        def keys(values: tuple) -> dict:
+            named = zip(("Entrypoint", "Cmd"), values)
+            return {key: value for key, value in named if value is not None}
+
+        assert container_config(keys(inherited), keys(given), []) == keys(expected)
 
     def test_history_says_what_is_in_each_layer(self):
         found = self.configure()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import subprocess
 import tarfile
 import tempfile
@@ -13,17 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import run_commands
 from containers import Container
-from link_contents import (
-    check_tree,
-    complete_root,
-    follow_links,
-    link_contents,
-    make_tree,
-    write_archive,
-)
+from image_tree import Entry, ImageTree
+from link_contents import check_files, complete_root, entries_of, link_contents
 from nix import Image, Nix, attempt, packed_paths, root_layer
+from place_files import place_files
+from run_commands import walk
 from tar import tar_command
+from write_archive import write_archive
 
 ONE = '(pkgs.writeTextDir "share/one" "one")'
 
@@ -220,9 +220,12 @@ class TestLinks:
 
 
 class TestTree:
+    EMPTY = ImageTree("nix/store")
+
     def test_archive_has_names_that_are_not_text_as_they_are(self, tmp_path):
         name = os.fsdecode(b"\xff \n")
-        write_archive({name: f"/nix/store/{name}"}, str(tmp_path / "root.tar"), 1)
+        with open(tmp_path / "root.tar", "wb") as file:
+            write_archive({name: Entry("link", f"/nix/store/{name}")}, file, 1)
         with tarfile.open(tmp_path / "root.tar", errors="surrogateescape") as archive:
             (member,) = archive.getmembers()
         assert (member.name, member.linkname) == (name, f"/nix/store/{name}")
@@ -234,7 +237,7 @@ class TestTree:
             (tmp_path / name / "bin" / "env").chmod(0o755)
         closure = [str(tmp_path / name) for name in ["0-a-toolbox", "1-coreutils-9.1"]]
         tree = {}
-        complete_root(tree, set(closure))
+        complete_root(tree, set(closure), self.EMPTY)
         assert tree["usr/bin/env"] == f"{tmp_path}/1-coreutils-9.1/bin/env"
 
     def test_env_of_the_contents_is_left_alone(self, tmp_path):
@@ -242,7 +245,7 @@ class TestTree:
         (tmp_path / "c-coreutils" / "bin").mkdir(parents=True)
         (tmp_path / "c-coreutils" / "bin" / "env").write_text("")
         (tmp_path / "c-coreutils" / "bin" / "env").chmod(0o755)
-        complete_root(tree, {str(tmp_path / "c-coreutils")})
+        complete_root(tree, {str(tmp_path / "c-coreutils")}, self.EMPTY)
         assert tree["usr/bin/env"] == "own"
 
     @pytest.mark.parametrize("place", ["usr", "usr/bin"])
@@ -251,7 +254,7 @@ class TestTree:
         (tmp_path / "c-coreutils" / "bin" / "env").write_text("")
         (tmp_path / "c-coreutils" / "bin" / "env").chmod(0o755)
         tree = {"usr": None, place: "a link"}
-        complete_root(tree, {str(tmp_path / "c-coreutils")})
+        complete_root(tree, {str(tmp_path / "c-coreutils")}, self.EMPTY)
         assert "usr/bin/env" not in tree
 
     def test_folder_at_the_place_of_env_stays_one(self, tmp_path):
@@ -259,7 +262,7 @@ class TestTree:
         (tmp_path / "c-coreutils" / "bin" / "env").write_text("")
         (tmp_path / "c-coreutils" / "bin" / "env").chmod(0o755)
         tree = {"usr": None, "usr/bin": None, "usr/bin/env": None, "usr/bin/env/x": "x"}
-        complete_root(tree, {str(tmp_path / "c-coreutils")})
+        complete_root(tree, {str(tmp_path / "c-coreutils")}, self.EMPTY)
         assert tree["usr/bin/env"] is None
 
     @pytest.mark.parametrize(
@@ -279,67 +282,133 @@ class TestTree:
     )
     def test_that_would_remove_files_of_other_layers_is_one_line(self, tree, complaint):
         with pytest.raises(SystemExit, match=f"error: contents: .*{complaint}"):
-            check_tree(tree, "/nix/store", {"/nix/store/a"})
+            check_files(entries_of(tree), "contents", "nix/store", {"/nix/store/a"})
 
     def test_may_have_folders_above_the_store(self):
-        check_tree({"nix": None, "nix/var": None, "wh.x": "x"}, "/nix/store", {"/nix/store/a"})
+        tree = {"nix": None, "nix/var": None, "wh.x": "x"}
+        check_files(entries_of(tree), "contents", "nix/store", {"/nix/store/a"})
 
     def test_without_any_env_there_is_no_usr(self, tmp_path):
         tree = {}
-        complete_root(tree, set())
+        complete_root(tree, set(), self.EMPTY)
         assert tree == {"tmp": None}
 
     def test_merges_folders_that_the_base_has_as_one(self):
-        links = {"bin": "usr/bin", "sbin": "usr/bin", "lib": "usr/lib"}
+        base = ImageTree("nix/store", {place: Entry("folder") for place in ("usr/bin", "usr/lib")})
+        for link, target in (("bin", "usr/bin"), ("sbin", "usr/bin"), ("lib", "usr/lib")):
+            base.put(link, Entry("link", target))
         tree = {
             "bin": None,
             "bin/a": "bin-a",
             "bin/both": "first",
             "bin/folder": "file",
-            "lib": "file",
             "usr": None,
             "usr/bin": None,
             "usr/bin/both": "second",
             "usr/bin/folder": None,
             "usr/bin/folder/x": "x",
         }
-        assert follow_links(tree, links, is_for_commands=True) == {
+        placed = place_files(entries_of(tree), base, "contents", is_plain=True)
+        assert {place: entry.target for place, entry in placed.items()} == {
+            "": "",
             "bin": "usr/bin",
-            "lib": "file",
-            "sbin": "usr/bin",
-            "usr": None,
-            "usr/bin": None,
+            "usr": "",
+            "usr/bin": "",
             "usr/bin/a": "bin-a",
             "usr/bin/both": "first",
-            "usr/bin/folder": None,
+            "usr/bin/folder": "",
             "usr/bin/folder/x": "x",
         }
-        assert "sbin" not in follow_links(tree, links, is_for_commands=False)
-
-    def test_has_no_links_of_the_base_that_are_not_needed(self):
-        tree = {"share": None, "share/x": "x"}
-        assert follow_links(tree, {"bin": "usr/bin"}, is_for_commands=False) == tree
+        assert placed["bin"].kind == "link" and placed["usr/bin/folder"].kind == "folder"
 
 
 class TestRootArchive:
     def test_has_the_bytes_that_tar_makes_of_the_same_tree(self, tmp_path):
         """So that commands that do nothing change nothing, and names have one order."""
         places = ["b", "a", "a/x", "a-b", "a.b/\xe9", "a.b", "tmp", "a/\udcff", "a/\uffff", "a/~"]
+        places += ["a/" + "long" * 40, "a/" + "n" * 98, "a/" + "n" * 99]
         folders = {"a", "a.b", "tmp"}
         tree = {
             place: None if place in folders else f"/nix/store/{place}" for place in sorted(places)
         }
-        write_archive(tree, str(tmp_path / "written"), 86400)
-        make_tree(tree, str(tmp_path / "tree"))
-        command = tar_command("tar", 86400, "root:0", "root:0")
-        command += ["--blocking-factor=1", f"--directory={tmp_path}/tree", "--file=-", "--"]
+        make_tree(tree, tmp_path / "tree")
+        assert self.write(entries_of(tree)) == self.tar(tmp_path / "tree", "root:0")
+
+    def test_without_commands_has_the_bytes_that_tarfile_makes(self):
+        tree = {"a": None, "a/" + "l" * 200: "x", "a/y": "t" * 200, "tmp": None}
+        expected = b""
+        for place, target in {"": None, **tree}.items():
+            entry = tarfile.TarInfo(place or "./")
+            entry.mtime, entry.uname, entry.gname = 86400, "root", "root"
+            if target is None:
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if place == "tmp" else 0o755
+            else:
+                entry.type, entry.mode, entry.linkname = tarfile.SYMTYPE, 0o777, target
+            expected += entry.tobuf(tarfile.GNU_FORMAT)
+        assert self.write(entries_of(tree), like_tarfile=True) == expected + bytes(1024)
+
+    def write(self, entries: dict[str, Entry], **how: bool) -> bytes:
+        file = io.BytesIO()
+        write_archive(entries, file, 86400, **how)
+        return file.getvalue()
+
+    def test_of_commands_has_the_bytes_that_tar_makes(self, tmp_path):
+        tree = tmp_path / "tree"
+        make_tree({"a": None, "a/link": "x" * 150}, tree)
+        (tree / "file").write_text("file")
+        (tree / "block").write_bytes(bytes(512))
+        (tree / "empty").write_text("")
+        (tree / ("long" * 30)).write_text("long")
+        os.link(tree / "file", tree / "a" / "hard")
+        os.link(tree / "file", tree / "later")
+        os.mkfifo(tree / "fifo", 0o640)
+        os.mknod(tree / "device", 0o600 | stat.S_IFCHR, os.makedev(5, 300))
+        (tree / "file").chmod(0o4755)
+        assert self.write(walk(str(tree), is_fake=False)) == self.tar(tree, "root:0")
+
+    def tar(self, tree: Path, owner: str) -> bytes:
+        command = tar_command("tar", 86400, owner, owner)
+        command += ["--blocking-factor=1", f"--directory={tree}", "--file=-", "--no-recursion", "."]
         done = subprocess.run(
-            [*command, *sorted(os.listdir(tmp_path / "tree"), key=os.fsencode)],
+            [*command, "--recursion", "--", *sorted(os.listdir(tree), key=os.fsencode)],
             stdout=subprocess.PIPE,
             check=True,
             env={**os.environ, "LC_ALL": "C"},
         )
-        assert (tmp_path / "written").read_bytes() == done.stdout
+        return done.stdout
+
+    @given(
+        st.dictionaries(st.from_regex(r"(user|security)\.[a-z]{1,9}", fullmatch=True), st.binary()),
+        st.integers(0, 2**40),
+        st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1),
+    )
+    def test_holds_any_attribute_owner_and_name(self, xattrs, owner, name):
+        given = {key: value.decode(errors="surrogateescape") for key, value in xattrs.items()}
+        if name in (".", ".."):
+            name = "x"
+        file = io.BytesIO()
+        write_archive({name: Entry("folder", uid=owner, gid=1, xattrs=given)}, file, 1)
+        file.seek(0)
+        with tarfile.open(fileobj=file) as archive:
+            (member,) = archive.getmembers()
+        assert (member.name, member.uid, member.gid) == (name, owner, 1)
+        found = {
+            key.removeprefix("SCHILY.xattr."): value
+            for key, value in member.pax_headers.items()
+            if key.startswith("SCHILY.xattr.")
+        }
+        assert found == given
+
+
+def make_tree(tree: dict[str, str | None], folder: Path) -> None:
+    """Make folders, where the target is None, and links."""
+    folder.mkdir()
+    for place, target in tree.items():
+        if target is None:
+            (folder / place).mkdir()
+            (folder / place).chmod(0o1777 if place == "tmp" else 0o755)
+        else:
+            (folder / place).symlink_to(target)
 
 
 class TestCommands:
@@ -437,6 +506,121 @@ class TestCommands:
         assert f" gave {file} a mode with which" in line and "do that in fakeRootCommands" in line
         assert "tar: " not in error
 
+    @pytest.mark.parametrize("sandbox", ["true", "false"])
+    @pytest.mark.parametrize("argument", ["extraCommands", "fakeRootCommands"])
+    @pytest.mark.parametrize(
+        ("command", "place"),
+        [
+            ("mkdir {}", "{}"),
+            ("mkdir -p {}/deep", "{}"),
+            ("echo x >{}", "{}"),
+            ("cp ${{pkgs.hello}}/bin/hello {}/hello", "{}/hello"),
+            ("install -D ${{pkgs.hello}}/bin/hello {}/hello", "{}"),
+            ("ln -s x {}", "{}"),
+        ],
+    )
+    def test_with_absolute_paths_fail_and_change_nothing(
+        self, nix, sandbox, argument, command, place
+    ):
+        name = f"/made-by-a-test-{os.getpid()}"
+        call = nix.image_call(f"{{ {argument} = ''{command.format(name)}''; }}")
+        done = attempt("nix-build", "--no-out-link", "--option", "sandbox", sandbox, *call)
+        (line,) = [
+            line for line in done.stderr.splitlines() if line.startswith("error: " + argument)
+        ]
+        wanted = place.format(name)
+        assert f"write {wanted[1:]}, not {wanted}" in line
+        assert done.returncode != 0 and not os.path.exists(name)
+
+    @pytest.mark.parametrize("folder", ["/tmp", "/var/tmp", "/etc"])
+    def test_write_nowhere_else_on_the_machine(self, nix, folder):
+        file = f"{folder}/made-by-a-test-{os.getpid()}"
+        error = nix.image_error(f"{{ extraCommands = ''echo x >{file} || exit 3''; }}")
+        assert "error: extraCommands failed with status 3" in error
+        assert not os.path.exists(file)
+
+    def test_that_write_beside_the_root_where_nothing_forbids_it_are_refused(self, monkeypatch):
+        found = iter([["etc"], ["data", "etc"]])
+        monkeypatch.setattr(run_commands.os, "listdir", lambda _: next(found))
+        setting = run_commands.Setting([], os.environ["PATH"], "nix/store", is_isolated=False)
+        with pytest.raises(SystemExit, match="made /data on the machine that builds: write data, "):
+            run_commands.run("extraCommands", ["true"], "/", setting)
+
+    @pytest.mark.parametrize(
+        ("commands", "complaint"),
+        [
+            ("touch .wh.nix", ".wh.nix would remove a file from the image"),
+            ("mkdir a; touch a/.wh..wh..opq", ".wh..wh..opq would remove a file from the image"),
+            ("mkdir -p .wh.a/b", ".wh.a would remove a file from the image"),
+            ("ln -s x .wh.y", "x would remove a file from the image"),
+            (
+                "${pkgs.python3}/bin/python3 -c"
+                " 'import socket as s; s.socket(s.AF_UNIX).bind(\"s\")'",
+                "/s is a socket, which an image can't have",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("argument", ["extraCommands", "fakeRootCommands"])
+    def test_make_nothing_that_contents_may_not_have(self, nix, argument, commands, complaint):
+        error = nix.image_error(f"{{ {argument} = ''{commands} ''; }}")
+        (line,) = [line for line in error.splitlines() if line.startswith("error: the commands")]
+        assert complaint in line
+
+    def test_that_take_the_place_of_a_store_path_are_refused(self, nix):
+        commands = "mkdir -p nix/store; echo >.${pkgs.hello}"
+        error = nix.image_error(f"{{ contents = pkgs.hello; extraCommands = ''{commands}''; }}")
+        assert "would take the place of the store path /nix/store/" in error
+
+    @pytest.mark.parametrize("sandbox", ["true", "false"])
+    def test_give_attributes_that_nobody_else_has(self, nix, sandbox):
+        """A capability, as setcap gives it, and owners that are those of no builder."""
+        python = "${pkgs.python3}/bin/python3 -c"
+        value = "0100000200200000000000000000000000000000"
+        set_them = "; ".join(
+            [
+                "import os",
+                f'os.setxattr("file", "security.capability", bytes.fromhex("{value}"))',
+                'os.setxattr("folder", "user.note", bytes([97, 10, 255]))',
+            ]
+        )
+        commands = f"echo {sandbox} >file; touch other; mkdir folder; {python} '{set_them}'"
+        call = nix.image_call(f"{{ fakeRootCommands = ''{commands} ''; }}")
+        root = root_layer(Image(nix.build(*call, "--option", "sandbox", sandbox).path))
+        found = {name: member.pax_headers for name, member in root.items() if member.pax_headers}
+        assert set(found) == {"file", "folder"}
+        capability = found["file"]["SCHILY.xattr.security.capability"]
+        assert capability.encode(errors="surrogateescape").hex() == value
+        assert found["folder"]["SCHILY.xattr.user.note"] == "a\n\udcff"
+        assert {(member.uid, member.gid) for member in root.values()} == {(0, 0)}
+
+    def test_capability_reaches_the_container(self, nix, tmp_path):
+        set_it = "; ".join(
+            [
+                "import os",
+                'value = bytes.fromhex("0100000200200000000000000000000000000000")',
+                'os.setxattr("file", "security.capability", value)',
+            ]
+        )
+        commands = f"echo x >file; ${{pkgs.python3}}/bin/python3 -c '{set_it}'"
+        image = nix.image(f"{{ fakeRootCommands = ''{commands} ''; }}")
+        container = Container.of(image, tmp_path / "bundle")
+        assert os.listxattr(container.rootfs / "file") == ["security.capability"]
+
+    def test_may_make_files_of_every_kind(self, nix, tmp_path):
+        commands = """
+          echo x >file; ln file hard; mkdir a; ln file a/hard; chmod 4755 file
+          mkfifo -m 640 fifo; mknod -m 600 device c 5 300; mknod block b 7 1
+          chown 4000000000:3000000000 a
+        """
+        root = root_layer(nix.image(f"{{ fakeRootCommands = ''{commands}''; }}"))
+        # The first one in the archive is the file.
+        assert root["a/hard"].isreg() and root["a/hard"].mode == 0o4755
+        assert [root[name].linkname for name in ("file", "hard")] == ["a/hard"] * 2
+        assert root["fifo"].isfifo() and root["fifo"].mode == 0o640
+        assert (root["device"].devmajor, root["device"].devminor) == (5, 300)
+        assert root["block"].isblk()
+        assert (root["a"].uid, root["a"].gid) == (4000000000, 3000000000)
+
     @pytest.mark.parametrize("argument", ["extraCommands", "fakeRootCommands"])
     def test_that_fail_end_the_build(self, nix, argument):
         error = nix.image_error(f'{{ {argument} = "false; true"; }}')
@@ -478,7 +662,13 @@ class TestRoot:
         package = f'(pkgs.runCommand "hostile-{sandbox}" {{ }} "mkdir $out; cd $out; {links}")'
         call = nix.image_call(f"{{ contents = {package}; }}")
         image = Image(nix.build(*call, "--option", "sandbox", sandbox).path)
-        assert set(root_layer(image)) == {"etc", "users", "up", "tmp"}
+        assert set(root_layer(image)) == {".", "etc", "users", "up", "tmp"}
+
+    @pytest.mark.parametrize("more", ["", "contents = pkgs.hello;", 'extraCommands = "true";'])
+    def test_root_itself_has_a_mode_that_all_may_enter(self, nix, more):
+        """podman gives it 0555 otherwise, so that nothing can be made in it."""
+        root = root_layer(nix.image(f"{{ {more} }}"))["."]
+        assert (root.mode, root.uid, root.gid) == (0o755, 0, 0)
 
     def test_folder_of_one_package_takes_files_of_commands(self, nix):
         image = nix.image(f'{{ contents = {ONE}; extraCommands = "echo x > share/own"; }}')

@@ -1,0 +1,17 @@
+# A file with the store paths that the image's configuration refers to, so that Nix finds the
+# references. It is in no image; what it refers to is.
+{ build, ... }:
+{
+  # The configuration, JSON with context
+  text,
+  # What read_base_image.py writes as `image`, or null
+  base,
+  storeDir,
+}@attributes:
+build (
+  attributes
+  // {
+    name = "references";
+    preferLocalBuild = true;
+  }
+)

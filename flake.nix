@@ -63,7 +63,12 @@
       devShells = whereThereAre [ "ruff" ] (pkgs: {
         default = pkgs.mkShell {
           packages = [
-            pkgs.python3
+            (pkgs.python3.withPackages (python: [
+              python.hypothesis
+              python.matplotlib
+              python.mypy
+              python.pytest
+            ]))
             pkgs.ruff
             pkgs.skopeo
           ];

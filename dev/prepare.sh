@@ -144,6 +144,8 @@ prepare_python() {
   fi
   exec 9>&-
   PATH=$venv/bin:$PATH
+  # Unpacked images are large. (Not in pyproject.toml: older versions of pytest refuse the setting.)
+  export PYTEST_ADDOPTS="-o tmp_path_retention_policy=failed ${PYTEST_ADDOPTS-}"
 }
 
 # Check formatting, linting and types.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from built_images import GoneError, Image, Images, Refusal, Source
 
 # For an image NAME it waits for the file NAME where NAME-slow or NAME-hanging is, and says first
 # that it builds where NAME-slow is. Then it answers, or fails where NAME-failing is.
-STAND_IN = """#!/usr/bin/env python3
+STAND_IN = """\
 import json, os, sys, time
 folder = os.path.dirname(os.path.abspath(__file__))
 given = dict(zip(sys.argv, sys.argv[1:]))
@@ -45,7 +46,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.program = folder / "stand-in"
-        self.program.write_text(STAND_IN)
+        self.program.write_text(f"#!{sys.executable}\n{STAND_IN}")
         self.program.chmod(0o755)
         (folder / "state").mkdir()
         source = Source(f"path:{folder}", ["latest"])

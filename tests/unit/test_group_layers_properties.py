@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -199,16 +200,10 @@ def test_each_path_is_in_one_layer_and_the_budget_is_kept(case, budget):
 @given(plannable(), st.integers(1, 12), st.randoms())
 def test_the_order_of_what_is_listed_means_nothing(case, budget, chance):
     document, popularity, strategy = case
-    graph = [
-        {**entry, "references": chance.sample(entry["references"], len(entry["references"]))}
-        for entry in document["graph"]
-    ]
-    roots = document["exportReferencesGraph"]["graph"]
-    chance.shuffle(graph)
-    shuffled = {
-        "graph": graph,
-        "exportReferencesGraph": {"graph": chance.sample(roots, len(roots))},
-    }
+    shuffled = copy.deepcopy(document)
+    lists = [entry["references"] for entry in shuffled["graph"]]
+    for one in (*lists, shuffled["graph"], shuffled["exportReferencesGraph"]["graph"]):
+        chance.shuffle(one)
     first, second = (
         group(read_graph(d), budget, popularity, strategy) for d in (document, shuffled)
     )

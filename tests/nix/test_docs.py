@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from containers import PODMAN_RUN, container_home, podman_command
+from daemons import run_docker, run_ssh_server
 from docker_registry import run_registry
 from nix import ROOT, TIMEOUT, Nix, run
 from pages import Page, pages
@@ -27,6 +28,7 @@ NAMES = [str(page.path.relative_to(ROOT)) for page in PAGES]
 NIXPKGS = re.compile(r"github:NixOS/nixpkgs/[\w.-]+")
 CLONE = "/path/to/nixery-build-image"
 REGISTRY = "registry.example.org"
+SERVER = "me@server.example.org"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -99,16 +101,28 @@ def environment(nix: Nix, registry: str, short_folder: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_commands_work_as_they_stand(
-    page: Page, nix: Nix, clone: Path, registry: str, environment: dict[str, str]
+    page: Page,
+    nix: Nix,
+    clone: Path,
+    registry: str,
+    environment: dict[str, str],
+    short_folder: Path,
 ) -> None:
-    port = free_port()
+    port, server = free_port(), SERVER
 
     def replace(text: str) -> str:
         text = NIXPKGS.sub(f"path:{nix.package_set}", text)
         text = text.replace(f"git+file://{CLONE}", f"path:{clone}").replace(CLONE, str(clone))
-        return text.replace(REGISTRY, registry).replace("8080", str(port))
+        return text.replace(REGISTRY, registry).replace("8080", str(port)).replace(SERVER, server)
 
     with ExitStack() as servers:
+        if "docker-daemon:" in page.text:
+            environment.update(servers.enter_context(with_docker(short_folder, environment)))
+        if SERVER in page.text:
+            there = {name: environment[name] for name in ("PATH", "DOCKER_HOST")}
+            ssh = servers.enter_context(run_ssh_server(short_folder / "ssh", **there))
+            environment["PATH"] = ssh.environment(path=environment["PATH"])["PATH"]
+            server = f"root@{ssh.address}"
         for block in page.blocks:
             if block.file:
                 (clone / block.file).parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +131,21 @@ def test_commands_work_as_they_stand(
                 script = running(replace(block.text), clone, environment)
                 status, log = servers.enter_context(script)
                 assert status == 0, f"{page.path.name}:{block.line}\n{block.text}\n{log}"
+
+
+@contextmanager
+def with_docker(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Run a docker that makes no network; yield the variables with which `docker` is that."""
+    with run_docker(folder / "docker") as docker:
+        program = folder / "bin" / "docker"
+        program.parent.mkdir()
+        program.write_text(
+            "#!/bin/sh\n"
+            f'if [ "$1" = run ]; then shift; set -- run --network=none "$@"; fi\n'
+            f'exec {shutil.which("docker")} "$@"\n'
+        )
+        program.chmod(0o755)
+        yield {"DOCKER_HOST": docker.url, "PATH": f"{program.parent}:{environment['PATH']}"}
 
 
 @contextmanager

@@ -88,10 +88,11 @@ class SshServer:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def environment(self, key: str = "user") -> dict[str, str]:
-        """The environment of programs whose `ssh` logs in with a key of the folder.
+    def environment(self, key: str = "user", path: str = "") -> dict[str, str]:
+        """Return the environment of programs whose `ssh` logs in with a key of the folder.
 
-        An `ssh` before all others in the search path, since ssh has no variable for its settings.
+        An `ssh` before all others in the search path, this one's or `path`, since ssh has no
+        variable for its settings.
         """
         programs = self.folder / f"bin-{key}"
         programs.mkdir(exist_ok=True)
@@ -101,7 +102,7 @@ class SshServer:
         program = programs / "ssh"
         program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F none {words} "$@"\n')
         program.chmod(0o755)
-        return {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+        return {**os.environ, "PATH": f"{programs}:{path or os.environ['PATH']}"}
 
 
 @contextmanager

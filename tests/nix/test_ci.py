@@ -1,4 +1,4 @@
-"""What docs/teams.md has for pasting, run: its workflows' commands, with a registry and a cache."""
+"""What docs/ci.md has for pasting, run: its workflows' commands, with a registry and a cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from docker_registry import run_registry
 from nix import ROOT, Nix, run
 
-WORKFLOWS = re.findall("```yaml\n(.*?)```", (ROOT / "docs" / "teams.md").read_text(), re.DOTALL)
+WORKFLOWS = re.findall("```yaml\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)
 
 
 def github_commands(workflow: str) -> str:

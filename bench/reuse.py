@@ -61,6 +61,7 @@ from typing import NamedTuple, Optional
 from corpora import DEBIAN_SETS, Corpus, CorpusError, read_corpus
 from peers import OURS, STRATEGIES, TOGETHER, Image, Program, Strategy
 from plot import Panel, draw
+from timing import table
 
 # Enough to tell strategies apart: with more pairs the shares change in the fourth digit.
 PAIRS = 1000
@@ -370,12 +371,6 @@ JOINT = "fleet share fleet_update fleet_rollout join".split()
 JOINT += [name + CHAINS for name in ("fleet", "fleet_update")]
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, with figures to the right."""
-    marks = ["--:" if text[:1].isdigit() else ":--" for text in rows[-1]]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, marks, *rows))
-
-
 def _cell(figures: Figures, name: str) -> str:
     value = figures.get(name)
     if value is None:
@@ -397,11 +392,11 @@ def tables(compared: Compared) -> str:
     parts = []
     for joint, names in (False, ALONE), (True, JOINT):
         rows = [
-            [str(budget or "any"), _bold(strategy.name), *(_cell(figures, n) for n in names)]
+            [_bold(strategy.name), budget or "any", *(_cell(figures, n) for n in names)]
             for (strategy, budget), figures in compared
             if strategy.joint == joint
         ]
-        heads = ["at most", "strategy", *(name.replace("_", " ") for name in names)]
+        heads = ["strategy", "at most", *(name.replace("_", " ") for name in names)]
         if rows:
             parts.append(table(heads, rows))
     return "\n\n".join(parts)

@@ -288,7 +288,7 @@ def test_the_command_writes_tables_and_draws_a_plot(files: tuple[str, str], tmp_
     rows = [line[2:].split(" | ") for line in printed.splitlines() if " | 2 | " in line]
     figures = {name: others for name, *others in rows}
     assert figures["**this project**"] == figures["group_layers"]
-    assert figures["**planned together**"] == figures["group_layers, together"]
+    assert figures["**planned together**"] == figures["group_layers together"]
     assert {"half `NIXERY_LARGE`", "twice `NIXERY_LARGE`"} <= figures.keys()
     texts = {element.text for element in ElementTree.fromstring(drawn).iter()}
     assert set(reuse.KNOWN_AS.values()) <= texts

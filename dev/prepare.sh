@@ -89,7 +89,7 @@ set_nix_config() {
   if [[ -z "${NIX_REMOTE-}" && -w /nix/store || ! -e /nix/store ]]; then
     # Without a daemon, as in a container, there may be no users to build as, and the machine may
     # not allow what sandboxes are made of.
-    getent group nixbld >/dev/null || settings+=("build-users-group =")
+    ((UID != 0)) || getent group nixbld >/dev/null || settings+=("build-users-group =")
     unshare --user true 2>/dev/null || settings+=("sandbox = false")
   fi
   NIX_CONFIG=${NIX_CONFIG-}$(printf '\n%s' "${settings[@]}")
@@ -113,7 +113,7 @@ keep_settings() {
   shown=$(printf '; %s' "${missing[@]}")
   if [[ ! -e $file ]] && mkdir -p "${file%/*}" 2>/dev/null &&
     printf '%s\n' "${missing[@]}" 2>/dev/null >"$file"; then
-    say "wrote $file, without which Nix does not work by hand here: ${shown:2}"
+    say "wrote $file, which Nix by hand needs here: ${shown:2}"
   else
     say "for Nix by hand, write these lines into $file: ${shown:2}"
   fi

@@ -134,7 +134,7 @@ def check(registry: Registry, reference: str) -> str:
 
 def forget(registry: Registry) -> None:
     """Let go of the image: the next collection takes it."""
-    for root in (registry.folder / "state").glob("*"):
+    for root in (registry.folder / "state").glob("*-answer"):
         root.unlink()
 
 

@@ -31,12 +31,12 @@ from pathlib import Path
 from typing import Any
 
 COMMIT = re.compile("[0-9a-f]{40}")
-SECRET = re.compile(r"//[^/@\s]*@")  # user and password in an address
+SECRET = re.compile(r"//[^/\s]*@")  # user and password in an address
 LINE_LENGTH = 65536  # characters
 
-# An evaluation takes a core. A build waits for Nix, which has limits of its own, but what was
-# evaluated stays in memory, some hundred megabytes.
-EVALUATIONS = os.cpu_count() or 1
+# Each takes a few hundred megabytes of memory. An evaluation takes a core as well; twice as many
+# leave room for short ones beside long ones. A build waits for Nix, which has limits of its own.
+EVALUATIONS = 2 * (os.cpu_count() or 1)
 BUILDS = 8
 MOST_JOBS = 100  # that run or wait
 # What Nix says when it has something to make. An answer that says what was not found takes no time.

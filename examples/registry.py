@@ -30,14 +30,13 @@ import re
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from built_images import SECRET, GoneError, Images, Refusal, Source
+from built_images import SECRET, GoneError, Images, Refusal, Source, start
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROGRAM = PROJECT / "build-image" / "programs" / "nixery_build_image.py"
@@ -154,9 +153,9 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 status, parts = 206, []
                 boundary = uuid.uuid4().hex
-                start = f"\r\n--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: "
+                opening = f"\r\n--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: "
                 for span in spans:
-                    parts += [f"{start}{content_range(span, size)}\r\n\r\n".encode(), span]
+                    parts += [f"{opening}{content_range(span, size)}\r\n\r\n".encode(), span]
                 parts.append(f"\r\n--{boundary}--\r\n".encode())
                 media_type = f"multipart/byteranges; boundary={boundary}"
             lengths = [len(it) if isinstance(it, bytes) else it[1] - it[0] for it in parts]
@@ -246,8 +245,7 @@ def find_command(options: list[str]) -> list[str]:
         sys.exit("registry.py: Nix is missing: neither nix-build nor nixery-build-image is in PATH")
     # With no package to look up, it checks all else and evaluates nothing.
     trial = [*command, "--argstr", "packages", "[]"]
-    done = subprocess.run(trial, capture_output=True, text=True, errors="replace", check=False)
-    *_, line = ["no reason given", *done.stderr.splitlines()]
+    *_, line = ["no reason given", *start(trial).communicate()[1].splitlines()]
     if "packages is empty" not in line:
         sys.exit(f"registry.py: {SECRET.sub('//', line)}")
     return command

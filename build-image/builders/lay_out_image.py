@@ -78,7 +78,9 @@ def main() -> None:
     write_json(os.path.join(out, "index.json"), {"schemaVersion": 2, "manifests": [descriptor]})
     write_json(os.path.join(out, "manifest.json"), [docker])
     size = sum({layer["digest"]: layer["size"] for layer in layers}.values())
-    print(f"{name}: {len(layers)} layers, {size / 1e6:.1f} MB", file=sys.stderr)
+    count = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+    print(f"{name}: {count}, {shown}", file=sys.stderr)
 
 
 if __name__ == "__main__":

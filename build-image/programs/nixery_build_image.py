@@ -169,8 +169,9 @@ def describe_answer(path: str, packed_layers: int) -> str:
     if "manifest" not in answer:
         return printable(f"no image, {answer['error']}: {', '.join(answer['pkgs'])}")
     sizes = [blob["size"] for blob in answer["layerLocations"].values()]
-    size = f"{len(sizes)} blobs, {sum(sizes) / 1e6:.1f} MB"
-    return f"{size}; layers that are new in this store: {packed_layers}"
+    size = sum(sizes)
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+    return f"{len(sizes)} blobs, {shown}; layers that are new in this store: {packed_layers}"
 
 
 def arguments_of(command: list[str]) -> dict[str, str]:

@@ -269,9 +269,9 @@ def test_last_line_says_how_much_of_the_image_is_new(wrapper: Wrapper, tmp_path:
     for new in (2, 0):  # the package's layer and the root's
         done = wrapper.call(["fresh"], srcArgs=tmp_path / "set")
         answer = json.loads(Path(done.stdout.strip()).read_bytes())
-        size = sum(blob["size"] for blob in answer["layerLocations"].values()) / 1e6
+        size = sum(blob["size"] for blob in answer["layerLocations"].values()) / 1e3
         assert done.stderr.splitlines()[-1] == (
-            f"nixery-build-image: {len(answer['layerLocations'])} blobs, {size:.1f} MB; "
+            f"nixery-build-image: {len(answer['layerLocations'])} blobs, {size:.1f} kB; "
             f"layers that are new in this store: {new}"
         )
 

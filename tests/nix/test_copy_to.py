@@ -441,6 +441,15 @@ class TestSignals:
             while connection.recv(4096):
                 pass  # its request, then the end of the connection
 
+    def test_ends_ssh(self, copy_to, number):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            process = self.start(copy_to, f"ssh://127.0.0.1:{silent.getsockname()[1]}/app")
+            connection, _ = silent.accept()
+            self.end(process, number)
+            connection.settimeout(60)
+            while connection.recv(4096):
+                pass  # what it says first, then the end of the connection
+
     def test_ends_nix_and_its_build(self, nix, copy_to, number, tmp_path):
         """A layer is missing, and takes long to build."""
         mark = f"{uuid.uuid4()}"

@@ -79,6 +79,27 @@ class TestDocker:
         run(copy_to, *words, env=environment)
         assert docker.inspect("found:latest")["Id"] == image.manifest["config"]["digest"]
 
+    def test_is_found_by_tls(self, nix, folder, tmp_path):
+        """The daemon knows its clients by the certificate that is its own, too."""
+        request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -config"
+        (tmp_path / "config").write_text(
+            "[req]\ndistinguished_name = name\nx509_extensions = all\n[name]\n"
+            "[all]\nbasicConstraints = CA:true\nsubjectAltName = IP:127.0.0.1\n"
+        )
+        files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
+        run("openssl", *request.split(), tmp_path / "config", "-subj", "/CN=docker", *files)
+        shutil.copy(tmp_path / "cert.pem", tmp_path / "ca.pem")
+        copy_to, image = revision(nix)
+        with run_docker(folder / "tls", certificates=tmp_path) as docker:
+            environment = {**os.environ, "DOCKER_HOST": docker.tcp, "DOCKER_TLS_VERIFY": "1"}
+            environment["DOCKER_CERT_PATH"] = str(tmp_path)
+            run(copy_to, "docker-daemon:tls:v1", env=environment)
+            assert docker.inspect("tls:v1")["Id"] == image.manifest["config"]["digest"]
+            del environment["DOCKER_TLS_VERIFY"]
+            refused = attempt(copy_to, "docker-daemon:tls:v2", env=environment)
+            (line,) = refused.stderr.splitlines()
+            assert refused.returncode == 1 and "an HTTP request to an HTTPS server" in line
+
     def test_where_it_cannot_pull_it_is_sent_all_and_that_is_said(self, nix, folder):
         """As in a virtual machine, it has another loopback interface."""
         copy_to, image = revision(nix)

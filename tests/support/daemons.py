@@ -47,14 +47,21 @@ class Docker:
 
 
 @contextmanager
-def run_docker(folder: Path, *prefix: str) -> Iterator[Docker]:
+def run_docker(folder: Path, *prefix: str, certificates: Path | None = None) -> Iterator[Docker]:
     """Run a daemon that keeps its images below `folder`, which must have a short name.
 
-    It makes no network for containers. `prefix` are words before its command line.
+    It makes no network for containers. `prefix` are words before its command line; with
+    `certificates`, a folder as in DOCKER_CERT_PATH, it serves whoever has them by TLS.
     """
     folder.mkdir(parents=True, exist_ok=True)
     docker = Docker(f"unix://{folder}/socket", f"tcp://127.0.0.1:{free_port()}")
-    command = [*prefix, "dockerd", "--host", docker.url, "--host", docker.tcp, "--tls=false"]
+    command = [*prefix, "dockerd", "--host", docker.url, "--host", docker.tcp]
+    if certificates:
+        command += ["--tlsverify", "--tlscacert", str(certificates / "ca.pem")]
+        command += ["--tlscert", str(certificates / "cert.pem")]
+        command += ["--tlskey", str(certificates / "key.pem")]
+    else:
+        command += ["--tls=false"]
     for name in "data-root", "exec-root", "pidfile":
         command += [f"--{name}", str(folder / name)]
     command += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]

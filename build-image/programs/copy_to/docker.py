@@ -31,7 +31,7 @@ class Unreachable(Exception):
 
 
 class Refusal(Failure):
-    """The daemon answers, but does not do what it is asked."""
+    """The daemon understands what it is asked, but does not do it."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ class Docker:
             connection.request(method, f"{path}?{urlencode(query)}")
             response = connection.getresponse()
             if response.status >= 400:
-                raise Refusal(f"docker: {json.load(response)['message']}")
+                message = f"docker: {_message(response.read())}"
+                raise Refusal(message) if response.status >= 500 else Failure(message)
             yield response
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -158,6 +159,14 @@ class UnixConnection(HTTPConnection):
         """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(self.file)
+
+
+def _message(body: bytes) -> str:
+    """Return what an error's body says: JSON, or text if what answers is not docker's API."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace").strip()
 
 
 def _read_json(file: str) -> dict[str, Any]:

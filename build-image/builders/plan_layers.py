@@ -143,7 +143,7 @@ def load(attributes: dict, argument: str, read: Callable[[Any], T], default: T) 
         fail(f"{argument}, {str(error).replace(name, store_name(name), 1)}")
 
 
-def group_paths(attributes: dict, base_layers: list[dict]) -> dict:
+def group_paths(attributes: dict, base_layers: list[LayerDescription]) -> dict:
     """Return the explanation, as group_layers.explain has it, of the layers with store paths."""
     graph, groups, budget = prepare(attributes, base_layers)
     if not graph["graph"]:
@@ -157,7 +157,7 @@ def group_paths(attributes: dict, base_layers: list[dict]) -> dict:
     return explain(read, budget, replace_contents(layers, groups, graph["graph"]))
 
 
-def explain_image(attributes: dict, base_layers: list[dict], grouped: dict) -> dict:
+def explain_image(attributes: dict, base_layers: list[LayerDescription], grouped: dict) -> dict:
     """Return the explanation `grouped` of the store paths with the image's other layers beside."""
 
     def explain_file(size: int, name: str, reason: str) -> dict:

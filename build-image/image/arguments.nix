@@ -17,6 +17,7 @@ let
   inherit (builtins)
     attrNames
     concatMap
+    elemAt
     filter
     functionArgs
     hasContext
@@ -28,6 +29,7 @@ let
     isPath
     isString
     match
+    split
     storeDir
     stringLength
     substring
@@ -179,6 +181,10 @@ let
         else
           [ value ];
 
+      # Whether a string has what stands for the path of a content-addressed derivation
+      isUnknown =
+        text: hasContext text && isList (elemAt (split "/([0-9a-df-np-sv-z]{52})" text ++ [ null ]) 1);
+
       # A path in the store, with its string context
       storePath =
         argument: value:
@@ -187,6 +193,8 @@ let
         in
         if hasPrefix "${storeDir}/" path then
           path
+        else if isUnknown path then
+          refuse "${argument} has ${show value}, which is content-addressed: its path is known when it is built, and the plan of the layers depends on it; leave out __contentAddressed"
         else
           refuse "${argument} has ${show value}, which is not in the Nix store: write a derivation, or a path without quotes";
 
@@ -266,7 +274,14 @@ let
       environment = concatMap (content: content.imageEnv or [ ]) (flatten contents);
       # What is known of them: those that are derivations with `meta`
       packages = filter (content: isAttrs content && content ? meta && content ? name) (flatten contents);
-      config = checkConfig name (if config == null then { } else config);
+      config =
+        let
+          checked = checkConfig name (if config == null then { } else config);
+        in
+        if isUnknown (toJSON checked) then
+          refuse "config refers to a derivation that is content-addressed: its path is known when it is built, and the plan of the layers depends on it; leave out __contentAddressed"
+        else
+          checked;
       architecture = check "architecture" (
         value: isString value && match "[a-z0-9]{1,16}" value != null && goName value == value
       ) "a name of Go's, such as \"${goName architecture}\"" architecture;

@@ -54,6 +54,26 @@ class TestContents:
         other = nix.image(f"{{ contents = [ {TWO} {ONE} ]; }}")
         assert one.digests == other.digests
 
+    @pytest.mark.parametrize(
+        ("arguments", "complaint"),
+        [
+            ("contents = [ known ];", "contents has the derivation known, which is content-addr"),
+            ("layers = [ [ known ] ];", "layers has the derivation known, which is content-addr"),
+            (
+                'config.Cmd = [ "${known}/x" ];',
+                "config refers to a derivation that is content-addr",
+            ),
+        ],
+    )
+    def test_content_addressed_derivation_is_one_true_sentence(self, nix, arguments, complaint):
+        known = """derivation {
+          name = "known"; system = builtins.currentSystem; builder = "/bin/sh";
+          __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";
+        }"""
+        call = nix.image_call(f"(let known = {known}; in {{ {arguments} }})")
+        error = nix.error(*call, "--option", "experimental-features", "ca-derivations")
+        assert complaint in error and "leave out __contentAddressed" in error
+
     def test_folder_of_a_store_path_is_linked_and_the_store_path_packed(self, nix):
         image = nix.image('{ contents = "${pkgs.hello}/bin"; }')
         assert image.tree["hello"].linkname == f"{nix.package('hello')}/bin/hello"

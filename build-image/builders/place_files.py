@@ -89,5 +89,7 @@ def place_files(
                 placed[real] = below
         else:
             # Where one has a folder, there may be files in it.
-            placed.setdefault(real, entry)
+            first = placed.setdefault(real, entry)
+            if first.target != entry.target:
+                print(f"/{real}: {first.target or 'a folder'} is there, not {entry.target}")
     return placed

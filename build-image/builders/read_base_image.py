@@ -154,7 +154,8 @@ def find_store_paths(layers: list[list[tuple[str, Entry]]], store: str) -> list[
             is_above = f"{store}/".startswith(name + "/" if name else "")
             if is_above and (is_whiteout or entry.kind != "folder"):
                 return [[] for _ in layers]  # the store was removed, or is not a folder
-            if name.startswith(store + "/"):
+            # Names with a dot are Nix's own: .links has what store paths share.
+            if name.startswith(store + "/") and not name.startswith(store + "/."):
                 path = "/".join(name.split("/")[: store.count("/") + 2])
                 touched[-1].add(path)
                 if name == path and not is_whiteout:

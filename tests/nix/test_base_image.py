@@ -317,6 +317,7 @@ FOUND: dict[str, tuple[list[tuple[str, ...]], list[list[str]]]] = {
     "hidden by an opaque root": ([(ONE + "/",), (".wh..wh..opq",)], [[], []]),
     "hidden by an opaque folder beside": ([(ONE + "/",), ("etc/.wh..wh..opq",)], [["/" + ONE], []]),
     "behind a link": ([("nix -> srv", ONE + "/")], [[]]),
+    "beside Nix's own folders": ([(*STORE, "nix/store/.links/", ONE + "/")], [["/" + ONE]]),
     "without a folder of their own": ([(ONE + "/x",)], [[]]),
 }
 
@@ -560,6 +561,23 @@ def test_null_counts_as_missing(layout: Layout) -> None:
 def test_base_without_layers_is_one(layout: Layout) -> None:
     layout.write_image(manifest={"layers": None}, config={"rootfs": {"type": "layers"}})
     assert described(layout.folder, "description") == []
+
+
+def test_hard_link_is_what_it_leads_to(layout: Layout) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("file"))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "folder"
+        archive.addfile(link)
+        for name, target in (("one", "file"), ("./two", "./link"), ("three", "/nothing")):
+            hard = tarfile.TarInfo(name)
+            hard.type, hard.linkname = tarfile.LNKTYPE, target
+            archive.addfile(hard)
+    layout.write_image(data.getvalue())
+    tree = described(layout.folder, "tree")
+    assert [tree[place][0] for place in ("one", "two", "three")] == ["file", "link", "file"]
+    assert tree["two"][1] == "folder"
 
 
 # What is at places of an image with these layers: a folder, the target of a link, "file", or None.

@@ -666,7 +666,7 @@ class TestRoot:
 
     @pytest.mark.parametrize("more", ["", "contents = pkgs.hello;", 'extraCommands = "true";'])
     def test_root_itself_has_a_mode_that_all_may_enter(self, nix, more):
-        """podman gives it 0555 otherwise, so that nothing can be made in it."""
+        """umoci gives it the mode of the folder that it unpacks to otherwise."""
         root = root_layer(nix.image(f"{{ {more} }}"))["."]
         assert (root.mode, root.uid, root.gid) == (0o755, 0, 0)
 

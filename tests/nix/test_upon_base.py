@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from containers import Container
+from containers import PODMAN_RUN, Container, podman
 from layouts import Layout
 from nix import Image, Nix
 
@@ -438,6 +438,68 @@ def test_layer_has_each_file_once_and_none_that_is_unchanged(
     assert len(names) == len(set(names))
     if case == "commands that change nothing":
         assert set(names) <= {".", "tmp"}
+
+
+def test_folder_keeps_its_attributes(nix: Nix, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    layout.write_image(make_layer("a/ 0700 1:1 user.note=kept", "b/ 0711 2:2 user.note=changed"))
+    commands = (
+        "touch b/x; ${pkgs.python3}/bin/python3 -c "
+        '\'import os; os.setxattr("b", "user.more", b"new")\' '
+    )
+    image = nix.image(
+        f"""{{
+          fromImage = {layout.folder};
+          contents = {text("a/x")};
+          fakeRootCommands = ''{commands}'';
+        }}"""
+    )
+    rootfs = Container.of(image, tmp_path / "bundle").rootfs
+    assert (show(rootfs / "a"), show(rootfs / "b")) == ("0700 1:1", "0711 2:2")
+    assert {name: os.getxattr(rootfs / "a", name) for name in os.listxattr(rootfs / "a")} == {
+        "user.note": b"kept"
+    }
+    assert {name: os.getxattr(rootfs / "b", name) for name in os.listxattr(rootfs / "b")} == {
+        "user.note": b"changed",
+        "user.more": b"new",
+    }
+
+
+def test_images_of_a_fleet_keep_what_their_base_has(nix: Nix, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    layout.write_image(make_layer(*DEBIAN), config={"config": {"Cmd": ["sh"], "User": "7"}})
+    fleet = f"""(buildImages {{
+      defaults.fromImage = {layout.folder};
+      images.one = {{ contents = [ {text("root/x")} ]; config.Entrypoint = [ "x" ]; }};
+      images.two.contents = [ {text("var/run/x")} ];
+    }})"""
+    one, two = map(Image, nix.build(*nix.expression(f"let f = {fleet}; in [ f.one f.two ]")).paths)
+    rootfs = Container.of(one, tmp_path / "one").rootfs
+    assert (show(rootfs / "root"), show(rootfs / "root/x")) == ("0700 0:0", "store")
+    assert one.config["config"] == {"Entrypoint": ["x"], "User": "7"}
+    rootfs = Container.of(two, tmp_path / "two").rootfs
+    assert (show(rootfs / "var/run"), show(rootfs / "run/x")) == ("../run", "store")
+    assert two.config["config"] == {"Cmd": ["sh"], "User": "7"}
+
+
+def test_podman_runs_what_lies_upon_a_base(nix: Nix, tmp_path: Path, short_folder: Path) -> None:
+    """Entrypoint without the base's Cmd, and a home that its user can write."""
+    layout = Layout(tmp_path / "layout")
+    layout.write_image(
+        make_layer("home/app/ 0700 1000:1000", "sh -> usr/bin"),
+        config={"config": {"Cmd": ["wrong"], "User": "1000", "WorkingDir": "/home/app"}},
+    )
+    said = "echo $#; echo x >y; cat y; stat -c %a . /tmp"
+    image = nix.image(
+        f"""{{
+          fromImage = {layout.folder};
+          contents = [ pkgs.coreutils {text("home/app/.profile")} ];
+          config.Entrypoint = [ "${{pkgs.bash}}/bin/bash" "-c" "{said}" "bash" ];
+          config.Env = [ "PATH=/bin" ];
+        }}"""
+    )
+    done = podman(short_folder, "run", *PODMAN_RUN, "--cap-drop=all", "--quiet", image.location)
+    assert done.stdout.split() == ["0", "x", "700", "1777"]
 
 
 REFUSED = {

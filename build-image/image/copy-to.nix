@@ -5,7 +5,7 @@
 }:
 {
   # Images by name: `place` (NAME:TAG), `documents` (a folder that describe_image.py or
-  # describe_index.py has written), `packed` (the derivations whose outputs hold the layers)
+  # describe_index.py has written), `packed` (the derivations whose outputs hold the layers), `sbom`
   images,
   # Whether each destination gets all of them, below it
   isFleet ? false,
@@ -15,6 +15,17 @@ let
 
   settings = {
     inherit isFleet;
+    # The module changes.py, and what it imports
+    modules = builtins.path {
+      name = "changes";
+      path = ../builders;
+      filter =
+        file: _:
+        builtins.elem (baseNameOf file) [
+          "changes.py"
+          "store_names.py"
+        ];
+    };
     skopeo = "${tools.skopeo}/bin/skopeo";
     # Its option that makes it push an image as it is, since version 1.6
     preserveDigests =
@@ -25,6 +36,11 @@ let
     images = mapAttrs (_: image: {
       inherit (image) place;
       documents = "${image.documents}";
+      # Without context: only a dry run reads it, and has Nix realise it then.
+      sbom = {
+        path = unsafeDiscardStringContext image.sbom.outPath;
+        derivation = unsafeDiscardStringContext image.sbom.drvPath;
+      };
       # Without context: the program needs a layer only where a destination lacks it, and has Nix
       # realise it then.
       derivations = builtins.listToAttrs (

@@ -86,7 +86,7 @@ let
       isFleet = true;
       images = mapAttrs (_: image: {
         place = "${image.imageName}:${image.imageTag}";
-        inherit (image) documents packed;
+        inherit (image) documents packed sbom;
       }) built;
     };
     # What is in each image: a folder of CycloneDX documents

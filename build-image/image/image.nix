@@ -238,11 +238,20 @@ let
   # base image.
   documents = builders.describe_image ingredients;
 
+  # What is in it, as CycloneDX has it
+  sbom = import ./sbom.nix { inherit builders; } {
+    inherit name documents packages;
+    inherit (ingredients) base;
+    inherit (layered.toPlan) roots;
+    tag = imageTag;
+  };
+
   outputs = import ./outputs.nix { inherit tools builders; } {
     inherit
       name
       documents
       packed
+      sbom
       architecture
       ;
     tag = imageTag;
@@ -270,13 +279,7 @@ outputs.layout
   overrideAttrs = _: throw "an image has no overrideAttrs: write override { ... }, which changes arguments of buildImage";
 
   inherit (layered) layers groupedLayers picture;
-  # What is in it, as CycloneDX has it
-  sbom = import ./sbom.nix { inherit builders; } {
-    inherit name documents packages;
-    inherit (ingredients) base;
-    inherit (layered.toPlan) roots;
-    tag = imageTag;
-  };
+  inherit sbom;
   # For a fleet that this image is in
   inherit (layered) toPlan;
   # Without outputSpecified, `nix build` of newer versions of Nix builds the output `out`.
@@ -293,6 +296,7 @@ outputs.layout
     stream
     copyTo
     reference
+    changesFrom
     ;
 
   # What other machines need besides the packages to get this image without building anything, and

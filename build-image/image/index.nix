@@ -63,10 +63,20 @@ let
   # An archive's manifest.json can name only one image: the one for this machine, if there is one.
   native = filter (image: image.platform == "linux/${named.architecture}") images;
 
+  # What is in the image for each platform: a folder of CycloneDX documents
+  sbom = import ./link-files.nix { inherit tools; } "index-sboms" (
+    builtins.listToAttrs (
+      map (image: {
+        name = "${image.platform}.cdx.json";
+        value = image.sbom;
+      }) images
+    )
+  );
+
   outputs = import ./outputs.nix { inherit tools builders; } {
     inherit (named) name;
     tag = imageTag;
-    inherit documents packed;
+    inherit documents packed sbom;
     inherit (head (native ++ images)) architecture;
   };
 
@@ -87,17 +97,10 @@ outputs.layout
     stream
     copyTo
     reference
+    changesFrom
     ;
 
-  # What is in the image for each platform: a folder of CycloneDX documents
-  sbom = import ./link-files.nix { inherit tools; } "index-sboms" (
-    builtins.listToAttrs (
-      map (image: {
-        name = "${image.platform}.cdx.json";
-        value = image.sbom;
-      }) images
-    )
-  );
+  inherit sbom;
 
   # What other machines need besides the packages, as for an image
   cache = tools.writeText "index-cache" (

@@ -14,6 +14,8 @@
   documents,
   # Derivations whose outputs hold the layers
   packed,
+  # The CycloneDX document, or a folder of them
+  sbom,
   # Architecture of the image; of an index, the one whose image `docker load` takes
   architecture,
 }:
@@ -73,6 +75,30 @@ in
     else
       throw "reference takes a name in a registry without a tag, such as \"registry.example.org/team/app\", not ${builtins.toJSON repository}";
 
+  # An older image, or the file of its plan or a fleet's lock -> how this one differs
+  changesFrom =
+    older:
+    let
+      isImage = builtins.isAttrs older && older ? documents;
+      isPath = builtins.isPath older || builtins.isString older && !builtins.hasContext older;
+      isInStore = builtins.isString older || builtins.isAttrs older && older ? outPath;
+      file =
+        if isPath then
+          builtins.path {
+            name = "older-plan.json";
+            path = /. + older;
+          }
+        else if isInStore then
+          older
+        else
+          throw "changesFrom takes an image, or a file with a plan (groupedLayers) or a fleet's lock";
+    in
+    builders.compare_images {
+      imageName = name;
+      inherit tag documents sbom;
+      older = if isImage then { inherit (older) documents; } else { plan = "${file}"; };
+    };
+
   # The image as one file: an OCI archive that `docker load` reads, too.
   archive = builders.capture_output {
     name = "${shortName}.tar";
@@ -82,7 +108,7 @@ in
   copyTo = import ./copy-to.nix { inherit tools; } {
     images.${name} = {
       place = "${name}:${tag}";
-      inherit documents packed;
+      inherit documents packed sbom;
     };
   };
 }

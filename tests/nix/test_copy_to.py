@@ -353,6 +353,7 @@ class TestUsage:
           images.two = {{
             place = "two:latest";
             documents = {documents};
+            sbom = pkgs.hello;
             packed = builtins.genList (number: {{
               outPath = "/nix/store/{name}${{toString number}}";
               drvPath = "/nix/store/{name}${{toString number}}.drv";

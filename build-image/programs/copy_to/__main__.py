@@ -14,6 +14,9 @@ Only the layers that are missing there are sent. Options go to `skopeo copy`, fo
   --dest-tls-verify=false     for a registry without TLS
   --retry-times N             for a network that fails now and then
 
+  --dry-run  sends nothing, and says what a push to a registry would send, how the image differs
+             from the one that has the tag now, and why; with --json, a line for each image
+
 Standard error gets the progress, standard output the digest of what was pushed, one line for each
 destination, so that a deployment can name it: REGISTRY/NAME@$(copy-to docker://REGISTRY/NAME:TAG)
 """
@@ -37,6 +40,7 @@ import ssh
 from children import Failure, end_all, format_bytes, say
 from destinations import Destination, UsageError, option_value, read_words
 from docker import Docker, Unreachable
+from dry_run import DryRun
 from loopback_registry import Image, Push, Registry
 from skopeo import Skopeo
 
@@ -106,7 +110,11 @@ def main(settings_file: str, *words: str) -> int:
         help_text = FLEET_HELP.format(names=", ".join(images)) if is_fleet else __doc__ or ""
         print(help_text.strip())
         return 0
+    dry, as_json = "--dry-run" in words, "--json" in words
+    words = tuple(word for word in words if word not in ("--dry-run", "--json"))
     try:
+        if as_json and not dry:
+            raise UsageError("--json is for --dry-run")
         example = f"docker://registry.example.org/{'team' if is_fleet else 'name:tag'}"
         destinations, options = read_words(words, example)
         targets = [
@@ -116,21 +124,28 @@ def main(settings_file: str, *words: str) -> int:
         ]
         for _, destination in targets:
             destination.check()
+            if dry and destination.scheme != "docker://":
+                raise UsageError(f"{destination}: --dry-run asks a registry, docker://...")
     except UsageError as error:
         say(str(error))
         return 2
 
     digest_file = option_value(options, "--digestfile")
-    copier = Copier(Skopeo(settings["skopeo"], settings["preserveDigests"]), options)
+    skopeo = Skopeo(settings["skopeo"], settings["preserveDigests"])
+    copier, dry_run = Copier(skopeo, options), DryRun(skopeo, options, settings["modules"])
     opened: dict[str, Image] = {}
     status = 0
     for name, destination in targets:
         try:
             if name not in opened:
                 opened[name] = Image(images[name]["documents"], images[name]["derivations"])
+            if dry:
+                report = dry_run.report(opened[name], images[name]["sbom"], destination)
+                print(show(report, name, destination, as_json), flush=True)
+                continue
             digest = copier.copy(opened[name], destination)
         except Failure as failure:
-            say(f"{destination}: not pushed: {failure}")
+            say(f"{destination}: {'not compared' if dry else 'not pushed'}: {failure}")
             status = 1
         else:
             print(*([name] if is_fleet else []), digest, flush=True)
@@ -138,6 +153,15 @@ def main(settings_file: str, *words: str) -> int:
                 with open(digest_file, "w", encoding="utf-8") as file:
                     file.write(digest)
     return status
+
+
+def show(report: dict[str, Any], name: str, destination: Destination, as_json: bool) -> str:
+    """Return the report of a dry run as text or as JSON."""
+    if as_json:
+        return json.dumps({"image": name, "destination": str(destination), **report})
+    from changes import format_report
+
+    return format_report(report, str(destination))
 
 
 def interrupt(number: int, _: object) -> None:

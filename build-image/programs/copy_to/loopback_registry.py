@@ -35,6 +35,10 @@ NIX_ERROR = re.compile(r"\s*(?:error: |warning: (?=unable to download)(?!.*; ret
 HANDSHAKE = b"\x16"
 
 
+# The status of a layer that is not given away, since nothing is to be sent
+GONE = 410
+
+
 class Image:
     """An image or an image index, from its documents; its layers need not exist yet.
 
@@ -98,10 +102,15 @@ class Image:
 
 
 class Push:
-    """One push of an image: the name that it is served by, and what was asked of it so far."""
+    """One push of an image: the name that it is served by, and what was asked of it so far.
 
-    def __init__(self, image: Image, port: int) -> None:
+    A dry one serves manifests alone, and remembers which blobs were `wanted`.
+    """
+
+    def __init__(self, image: Image, port: int, is_dry: bool = False) -> None:
         self.image = image
+        self.is_dry = is_dry
+        self.wanted: set[str] = set()
         self.port = port
         self.name = secrets.token_hex(16)
         self.reached = False  # whether anybody has asked for it
@@ -128,9 +137,9 @@ class Registry(ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @contextmanager
-    def serving(self, image: Image) -> Iterator[Push]:
+    def serving(self, image: Image, is_dry: bool = False) -> Iterator[Push]:
         """Serve an image under a name of its own until the block ends."""
-        push = Push(image, self.port)
+        push = Push(image, self.port, is_dry)
         self.pushes[push.name] = push
         try:
             yield push
@@ -174,6 +183,10 @@ class Handler(BaseHTTPRequestHandler):
             push.reached = True
             if kind == "manifests" and ":" not in reference:
                 reference = push.image.digest
+            if push.is_dry and kind == "blobs":
+                push.wanted.add(reference)
+                self.answer(GONE)
+                return
             file = push.image.file(reference)
         except (ValueError, KeyError):
             self.answer(404)

@@ -58,7 +58,13 @@ class Skopeo:
                 command.append(self.preserve)
             command += [*options, "--digestfile", digest_file]
             command += [f"docker://{push.reference}", str(destination)]
-            reason = run(command, environment(destination, folder))
+            settings = environment(destination, folder)
+            if push.is_dry:
+                # Of what it knows from earlier pushes, skopeo would copy layers between names of
+                # the registry. That is in a cache: of root unless root has another user's id.
+                settings["XDG_DATA_HOME"] = folder
+                settings["_CONTAINERS_ROOTLESS_UID"] = str(os.getuid() or 1)
+            reason = run(command, settings)
             if reason:
                 raise push.failures[0] if push.failures else Failure(explain(reason))
             with open(digest_file, encoding="utf-8") as file:

@@ -135,7 +135,7 @@ class Host:
                 raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.process:
             self.process.kill()
             self.process.wait()

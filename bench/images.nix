@@ -88,7 +88,7 @@ in
       ;
   };
 
-  # What speed.py runs beside the image's builders, and what those run
+  # What push.py's machines have, and pull from a cache
   tools = [
     pkgs.gnutar
     pkgs.gzip

@@ -198,7 +198,7 @@ class Pulls:
         """
         release, kind = HOSTS[name]
         say(f"{name}: {images[0].reference}")
-        results: list[tuple[float, ...]] = []
+        results = []
         with kind(release, self.folder / "host") as host:
             self.versions.setdefault(name, host.version())
             for image in images:

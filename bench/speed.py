@@ -10,14 +10,13 @@ are those of whole processes with all their children.
 The first part groups graphs of many sizes (graphs.py): those of images, and the shape that is
 hardest for the dominator algorithm of strategy nixery. The second part builds images of the small
 package set with Nix and, with `--nixpkgs`, a checkout of nixpkgs, the same with its dockerTools.
-Everything but the packages is deleted afterwards. Without Nix, this part is left out.
+All is deleted afterwards. Without Nix, this part is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import shutil
@@ -26,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from timing import (
@@ -52,21 +52,11 @@ GRAPHS = tuple(("closure", paths) for paths in (100, 250, 1_230, 10_000, 100_000
 GRAPHS += (("comb", 1_000), ("comb", 10_000))
 STRATEGIES = {"images": (), "nixery": ("--strategy", "nixery")}  # what is grouped how
 
-# Bytes of the packages that change in images, and revisions that they have otherwise
-Revisions = Mapping[str, str]
-CHANGING = ("100000", "10000000")
-FIRST = dict.fromkeys(CHANGING, "first")
+Revisions = Mapping[str, str]  # of images.nix's own packages, by their bytes
+OWN = "100000"  # the program that is edited
 # images.nix's names, and about how many store paths
 IMAGE_SIZES = {"application": "100", "service": "300"}
-
-IMAGE = "image"
-DOCKER_TOOLS = "buildLayeredImage"
-# Rows of the table of images from scratch: attribute of images.nix, words for nix-build, arguments
-WAYS = {
-    IMAGE: ("image", (), {}),
-    "image, max-jobs = auto": ("image", ("--max-jobs", "auto"), {}),
-    "image, importFromDerivation = false": ("image", (), {"importFromDerivation": False}),
-}
+DOCKER_TOOLS = "buildLayeredImage, whatever changed"
 
 # What compresses a layer, how, and in parts of how many MiB; None is the whole in one.
 COMPRESSORS = (
@@ -150,12 +140,6 @@ class Builder:
         self.built = set()
 
 
-def layers_of(image: Path) -> dict[str, int]:
-    """Return the bytes of each layer of an OCI image layout, by digest."""
-    layers = json.loads((image / "manifest.json").read_text())[0]["Layers"]
-    return {blob: (image / blob).stat().st_size for blob in layers}
-
-
 def nar_size(paths: Sequence[str]) -> int:
     """Return how many bytes store paths have."""
     if not paths:
@@ -163,98 +147,59 @@ def nar_size(paths: Sequence[str]) -> int:
     return sum(map(int, run(["nix-store", "--query", "--size", *paths]).output.split()))
 
 
-def measure_again(builder: Builder, size: str, repeats: int) -> list[tuple]:
-    """Time evaluations of an image that is built already, and building it again: rows."""
-
-    def command(program: str, **more: str) -> Command:
-        return builder.command(program, "image", size, FIRST, **more)
-
-    commands: dict[str, Command | Callable] = {
-        "evaluate": command("nix-instantiate"),
-        "evaluate, and make the plan": lambda: command("nix-instantiate", mtime=builder.new_time()),
-        "build": command("nix-build"),
-    }
-    runs = alternate(commands, repeats)
-    for its_run in (each for its_runs in runs.values() for each in its_runs):
-        builder.outputs(its_run)
-    return [
-        (IMAGE_SIZES[size], name, spread([1000 * its_run.wall for its_run in its_runs]))
-        for name, its_runs in runs.items()
-    ]
-
-
-def measure_first(
+def measure_builds(
     builder: Builder, size: str, repeats: int, folder: Path, nixpkgs: Path | None
 ) -> list[tuple]:
-    """Time building all of an image but its packages, beside dockerTools: rows."""
-    streamed = folder / "streamed"
+    """Time evaluating and building an image whose packages are there: rows."""
 
-    def build(attribute: str, *words: str, **more: str | bool) -> Callable[[], Command]:
+    def build(
+        *words: str,
+        attribute: str = "image",
+        program: str = "nix-build",
+        edited: bool = True,
+        from_scratch: bool = False,
+        **more: str | bool,
+    ) -> Callable[[], Command]:
         def command() -> Command:
-            revisions = {**FIRST, CHANGING[0]: builder.new()}
+            revisions = {OWN: builder.new() if edited else "first"}
             builder.outputs(run(builder.command("nix-build", "contents", size, revisions)))
-            more["mtime"] = builder.new_time()
-            return [*builder.command("nix-build", attribute, size, revisions, **more), *words]
+            if from_scratch:
+                more["mtime"] = builder.new_time()
+            return [*builder.command(program, attribute, size, revisions, **more), *words]
 
         return command
 
-    def stream() -> list[str]:
-        command = " ".join(f"'{word}'" for word in build("others.stream", **checkout)())
-        return ["sh", "-ec", f"$({command}) >{streamed}"]
-
+    first = partial(build, from_scratch=True)
     commands: dict[str, Command | Callable] = {
-        name: build(it, *words, **more) for name, (it, words, more) in WAYS.items()
+        "evaluation, nothing changed": build(program="nix-instantiate", edited=False),
+        "nothing changed": build(edited=False),
+        "one's own program changed": build(),
+        "from scratch": first(),
+        "from scratch, --max-jobs auto": first("--max-jobs", "auto"),
+        "from scratch, importFromDerivation = false": first(importFromDerivation=False),
     }
     if nixpkgs:
-        checkout = {"nixpkgs": str(nixpkgs.resolve())}
-        commands[DOCKER_TOOLS] = build("others.archive", **checkout)
-        commands["streamLayeredImage >file"] = stream
+        checkout = str(nixpkgs.resolve())
+        commands[DOCKER_TOOLS] = build(attribute="others.archive", nixpkgs=checkout)
+        stream = build(attribute="others.stream", nixpkgs=checkout)
+        commands["streamLayeredImage >file"] = lambda: [
+            *("sh", "-ec", f'$("$@") >{folder}/streamed', "sh"),
+            *stream(),
+        ]
+    run(build(edited=False)())
     runs = alternate(commands, repeats)
     rows = []
     for name, its_runs in runs.items():
         written = [nar_size(builder.outputs(each)) for each in its_runs][-1]
-        printed = its_runs[-1].output.strip()
-        result = Path(printed) if printed else streamed
-        layers = layers_of(result) if result.is_dir() else {}
-        total = sum(layers.values()) or result.stat().st_size
-        times = [f"{median(its_runs, clock):.1f}" for clock in ("wall", "cpu")]
-        if nixpkgs:
-            times += [ratio(its_runs, runs[DOCKER_TOOLS], clock) for clock in ("wall", "cpu")]
-        sizes = len(layers) or "", f"{total / MEGA:.1f}", f"{written / MEGA:.1f}"
-        rows.append((IMAGE_SIZES[size], name, *times, *sizes))
-    builder.delete()
-    return rows
-
-
-def measure_change(builder: Builder, size: str, repeats: int) -> list[tuple]:
-    """Time building an image of which one package has changed: rows."""
-    rows = []
-    for name, (attribute, words, more) in WAYS.items():
-        if words:  # a single layer is packed
-            continue
-
-        def build(what: str, revisions: Revisions, more: dict = more) -> Run:
-            return run(builder.command("nix-build", what, size, revisions, **more))
-
-        before = layers_of(Path(build(attribute, FIRST).output.strip()))
-        for changed in CHANGING:
-            runs = []
-            for _ in range(repeats):
-                revisions = {**FIRST, changed: builder.new()}
-                builder.outputs(build("contents", revisions))
-                runs.append(build(attribute, revisions))
-                written = nar_size(builder.outputs(runs[-1]))
-            after = layers_of(Path(runs[-1].output.strip()))
-            moved = sum(count for layer, count in after.items() if layer not in before)
-            sizes = [f"{amount / MEGA:.2f}" for amount in (int(changed), moved, written)]
-            times = [spread([getattr(each, clock) for each in runs]) for clock in ("wall", "cpu")]
-            rows.append((IMAGE_SIZES[size], name, *sizes, *times))
+        times = [spread([getattr(each, clock) for each in its_runs]) for clock in ("wall", "cpu")]
+        beside = [ratio(its_runs, runs[DOCKER_TOOLS], "wall")] if nixpkgs else []
+        rows.append((IMAGE_SIZES[size], name, *times, *beside, f"{written / MEGA:.1f}"))
     builder.delete()
     return rows
 
 
 def measure_compressors(builder: Builder, folder: Path) -> str:
-    """Return a section on what compressors make of an image's closure, whole and in parts."""
+    """Return a table of what compressors make of an image's closure, whole and in parts."""
     archive, out = folder / "archive", folder / "compressed"
     built = run(builder.command("nix-build", "tools", "application", {})).output.split()
     tools = ["env", "PATH=" + ":".join(f"{tool}/bin" for tool in built)]
@@ -276,7 +221,7 @@ def measure_compressors(builder: Builder, folder: Path) -> str:
             more = f"{100 * compressed / whole - 100:.2f} %" if size else ""
             rows.append((program, f"{size} MiB" if size else "whole", *cells, more))
     return "\n\n".join([
-        f"Compressors on one core, on a tar archive of {total / MEGA:.0f} MB:",
+        f"On one core, a tar archive of {total / MEGA:.0f} MB:",
         table(("program", "parts", "MB/s of CPU time", "MB", "more than whole"), rows),
     ])  # fmt: skip
 
@@ -285,29 +230,17 @@ def measure_images(folder: Path, packages: str, repeats: int, nixpkgs: Path | No
     """Time builds of images; return a section of the report."""
     builder = Builder(packages)
     version = run(["nix-build", "--version"]).output.strip().rpartition(" ")[2]
-    compressors = measure_compressors(builder, folder)
-    again, first, changed = [], [], []
+    rows = []
     for size, paths in IMAGE_SIZES.items():
         say(f"building the image of some {paths} paths")
-        run(builder.command("nix-build", "image", size, FIRST))
-        again += measure_again(builder, size, repeats)
-        say("from scratch")
-        first += measure_first(builder, size, repeats, folder, nixpkgs)
-        say("one package changed")
-        changed += measure_change(builder, size, repeats)
-    header = ["paths", "", "wall s", "CPU s"]
-    header += [f"{clock} / {DOCKER_TOOLS}" for clock in ("wall", "CPU") if nixpkgs]
-    sizes = "package MB", "changed layers MB", "written MB"
+        rows += measure_builds(builder, size, repeats, folder, nixpkgs)
+    beside = ["wall / buildLayeredImage"] if nixpkgs else []
     return "\n\n".join([
         "## Building",
         f"{machine()}, Nix {version} with its default settings, {repeats} runs.",
-        "An image that is built already:",
-        table(("paths", "", "wall ms"), again),
-        "All from scratch but the packages:",
-        table((*header, "layers", "MB", "written MB"), first),
-        "One package changed:",
-        table(("paths", "", *sizes, "wall s", "CPU s"), changed),
-        compressors,
+        table(("paths", "", "wall s", "CPU s", *beside, "written MB"), rows),
+        "## Compressing",
+        measure_compressors(builder, folder),
     ])  # fmt: skip
 
 

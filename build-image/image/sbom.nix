@@ -24,21 +24,24 @@ let
     ;
 
   # Without context: a package's text may refer to what is not in the image, and its outputs other
-  # than the one in `contents` may be there.
-  describe =
-    package:
-    fromJSON (
-      unsafeDiscardStringContext (toJSON {
-        paths = map (output: "${package.${output}}") package.outputs or [ "outPath" ];
-        pname = package.pname or (parseDrvName package.name).name;
-        version = package.version or (parseDrvName package.name).version;
-        license = package.meta.license or null;
-        homepage = package.meta.homepage or null;
-        description = package.meta.description or null;
-        cpe = package.meta.identifiers.cpe or null;
-        purl = package.meta.identifiers.purl or null;
-      })
-    );
+  # than the one in `contents` may be there. What `meta` refuses to say is not known.
+  known =
+    value:
+    let
+      text = builtins.tryEval (unsafeDiscardStringContext (toJSON value));
+    in
+    if text.success then fromJSON text.value else null;
+
+  describe = package: {
+    paths = known (map (output: "${package.${output}}") package.outputs or [ "outPath" ]);
+    pname = package.pname or (parseDrvName package.name).name;
+    version = package.version or (parseDrvName package.name).version;
+    license = known (package.meta.license or null);
+    homepage = known (package.meta.homepage or null);
+    description = known (package.meta.description or null);
+    cpe = known (package.meta.identifiers.cpe or null);
+    purl = known (package.meta.identifiers.purl or null);
+  };
 in
 builders.write_sbom {
   name = "${builtins.substring 0 100 (baseNameOf name)}.cdx.json";

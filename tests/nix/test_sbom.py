@@ -37,7 +37,7 @@ in [
     homepage = [ "https://example.org/two" "https://example.com/two" ];
     license = [ { spdxId = "MIT"; } { fullName = "Unfree"; free = false; } "own" ];
   })
-  (describe "three" { license = null; homepage = null; })
+  (describe "three" { license = null; homepage = null; description = throw "unknown"; })
   (pkgs.writeTextDir "share/four" "without meta")
 ])"""
 ARGUMENTS = f'{{ name = "Team/Notes"; tag = "1"; contents = {PACKAGES}; }}'

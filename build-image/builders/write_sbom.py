@@ -145,7 +145,9 @@ def describe_image(attributes: dict[str, Any]) -> dict[str, Any]:
         for path in layer["storePaths"]:
             layers.setdefault(path, []).append((number, layer["digest"]))
     entries = {entry["path"]: entry for entry in attributes["graph"]}
-    packages = {path: package for package in attributes["packages"] for path in package["paths"] or ()}
+    packages = {
+        path: package for package in attributes["packages"] for path in package["paths"] or ()
+    }
 
     def needs(path: str) -> list[str]:
         references = entries[path]["references"] if path in entries else []

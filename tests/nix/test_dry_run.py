@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from children import format_bytes
+from daemons import run_docker
 from docker_registry import DockerRegistry, run_registry
 from nix import Nix, attempt, run
 from revisions import delete_layers, with_new_page
@@ -181,6 +182,23 @@ class TestDryRun:
         run(*copy, f"oci:{tmp_path}/layout:1", there)
         (report,) = ask(program(nix, revision("1.0")), there)
         assert {"hello", "app"} <= {entry["name"] for entry in report["packages"]["new"]}
+
+    def test_of_docker_predicts_what_it_pulls(self, nix, short_folder, monkeypatch):
+        with run_docker(short_folder / "docker") as docker:
+            monkeypatch.setenv("DOCKER_HOST", docker.url)
+            for version in "1.0", "1.1":
+                copy_to = program(nix, revision(version))
+                (report,) = [
+                    json.loads(line)
+                    for line in run(
+                        copy_to, "docker-daemon:app:latest", "--dry-run", "--json"
+                    ).stdout.splitlines()
+                ]
+                pushed = run(copy_to, "docker-daemon:app:latest")
+                assert sent(pushed.stderr) == predicted([report])
+            # Its store keeps chains of layers.
+            assert report["send"] == report["pullByPrefix"]["linux/amd64"]
+            assert [entry["name"] for entry in report["packages"]["changed"]] == ["words"]
 
     @pytest.mark.parametrize(
         ("words", "told"),

@@ -14,8 +14,8 @@ Only the layers that are missing there are sent. Options go to `skopeo copy`, fo
   --dest-tls-verify=false     for a registry without TLS
   --retry-times N             for a network that fails now and then
 
-  --dry-run  sends nothing, and says what a push to a registry would send, how the image differs
-             from the one that has the tag now, and why; with --json, a line for each image
+  --dry-run  sends nothing, and says what a push to a registry or docker would send, how the image
+             differs from the one that has the tag now, and why; with --json, a line for each image
 
 Standard error gets the progress, standard output the digest of what was pushed, one line for each
 destination, so that a deployment can name it: REGISTRY/NAME@$(copy-to docker://REGISTRY/NAME:TAG)
@@ -124,8 +124,10 @@ def main(settings_file: str, *words: str) -> int:
         ]
         for _, destination in targets:
             destination.check()
-            if dry and destination.scheme != "docker://":
-                raise UsageError(f"{destination}: --dry-run asks a registry, docker://...")
+            if dry and destination.scheme not in ("docker://", "docker-daemon:"):
+                raise UsageError(
+                    f"{destination}: --dry-run asks a registry, docker://..., or docker-daemon:..."
+                )
     except UsageError as error:
         say(str(error))
         return 2

@@ -34,6 +34,10 @@ class Refusal(Failure):
     """The daemon understands what it is asked, but does not do it."""
 
 
+class Absent(Failure):
+    """The daemon has no such image."""
+
+
 @dataclass(frozen=True)
 class Docker:
     """Where docker listens: a URL, and the folder with ca.pem, cert.pem and key.pem for TLS."""
@@ -109,6 +113,33 @@ class Docker:
         with self._asking("DELETE", pulled, noprune="true"):
             pass
 
+    def describe(self, name: str, tag: str) -> dict[str, Any] | None:
+        """Return what docker tells of an image's configuration, in its form, or None.
+
+        Raises `Failure`.
+        """
+        try:
+            image = self._read(f"/images/{name}:{tag}/json")
+            history = self._read(f"/images/{name}:{tag}/history")
+        except Absent:
+            return None
+        return {
+            "os": image["Os"],
+            "architecture": image["Architecture"],
+            "variant": image.get("Variant"),
+            "rootfs": {"diff_ids": image["RootFS"]["Layers"]},
+            "history": [{"comment": entry["Comment"]} for entry in reversed(history)],
+        }
+
+    def keeps_chains(self) -> bool:
+        """Return whether docker has its own store of layers, and not containerd's."""
+        status = self._read("/info").get("DriverStatus") or []
+        return ["driver-type", "io.containerd.snapshotter.v1"] not in status
+
+    def _read(self, path: str) -> Any:
+        with self._asking("GET", path) as response:
+            return json.load(response)
+
     @contextmanager
     def _asking(self, method: str, path: str, **query: str) -> Iterator[HTTPResponse]:
         """Yield the response to a request, which is no error. Raises `Failure`."""
@@ -118,6 +149,8 @@ class Docker:
             response = connection.getresponse()
             if response.status >= 400:
                 message = f"docker: {_message(response.read())}"
+                if response.status == 404 and "image" in message:
+                    raise Absent(message)
                 raise Refusal(message) if response.status >= 500 else Failure(message)
             yield response
         except (OSError, HTTPException, ValueError) as error:

@@ -1,9 +1,9 @@
-"""Say what a push to a registry would do, and send nothing: `copy-to --dry-run`.
+"""Say what a push would do, and send nothing: `copy-to --dry-run`.
 
 skopeo is started as for a push. It asks the registry for each layer, by its digest, and asks here
 for those that the registry lacks: here it gets none, so it uploads nothing and ends. What the image
-under the same tag has is read from its manifest and configuration. The rest is comparing
-(changes.py).
+under the same tag has is read from its manifest and configuration; docker is asked for it by its
+API. The rest is comparing (changes.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import tempfile
 from typing import Any
 
 from children import Failure, running
-from destinations import Destination
+from destinations import Destination, option_value
+from docker import Docker
 from loopback_registry import GONE, Image, Registry, nix_store
 from skopeo import Skopeo, explain, read_message
 
@@ -54,14 +55,44 @@ class DryRun:
         """
         from changes import compare
 
+        if destination.scheme == "docker-daemon:":
+            older, lacking = self.ask_docker(image, destination)
+            return compare(read_documents(image), older, read_graph(sbom), lacking)
         host = destination.rest.partition("/")[0]
-        lacking: set[str] = set()
+        blobs: set[str] = set()
         for instance in instances(image):
-            lacking |= self.find_lacking(instance, destination)
-        lacking = {digest for digest in lacking if (host, digest) not in self.known}
+            blobs |= self.find_lacking(instance, destination)
+        lacking = {digest for digest in blobs if (host, digest) not in self.known}
         self.known.update((host, digest) for digest in image.layers)
         older, graph = self.read_older(destination), read_graph(sbom)
         return compare(read_documents(image), older, graph, lacking)
+
+    def ask_docker(
+        self, image: Image, destination: Destination
+    ) -> tuple[Platforms | None, set[str]]:
+        """Return the layers of the image that docker has now, and what it lacks.
+
+        Docker tells of one image; it may have layers of others. Raises `Failure`.
+        """
+        from changes import above_common, read_image
+
+        docker = Docker.find(option_value(self.options, "--dest-daemon-host"))
+        if docker.server or image.is_index:
+            what = "an image index" if image.is_index else "docker by ssh"
+            raise Failure(f"--dry-run does not know {what}: ask a registry, docker://...")
+        config = docker.describe(*destination.image)
+        older: Platforms = {}
+        if config:
+            unknown = [{"digest": "", "size": 0}] * len(config["rootfs"]["diff_ids"])
+            older[platform_of(config)] = read_image({"layers": unknown}, config)
+        lacking = set()
+        for platform, layers in read_documents(image).items():
+            below = older.get(platform, [])
+            missing = above_common(layers, below)
+            if not docker.keeps_chains():
+                missing = [layer for layer in layers if not layer.is_in(below)]
+            lacking |= {layer.digest for layer in missing}
+        return older or None, lacking
 
     def find_lacking(self, image: Image, destination: Destination) -> set[str]:
         """Return the digests of the blobs that the destination lacks. Raises `Failure`."""

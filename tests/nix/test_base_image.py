@@ -11,7 +11,7 @@ import pytest
 
 from base_images import described, read, write_docker_archive
 from containers import Container
-from layouts import Layout, make_tar
+from layouts import Layout, digest_of, make_tar
 from nix import Image, packed_paths, root_layer, run
 
 
@@ -21,6 +21,18 @@ def test_archive_may_be_compressed_with_what_docker_reads(tmp_path: Path, progra
     done = subprocess.run([program, "-c", archive], stdout=subprocess.PIPE, check=True)
     archive.write_bytes(done.stdout)
     assert described(archive, "image")["config"] == {"Cmd": ["image 0"]}
+
+
+def test_layer_may_be_compressed_by_zstd_whatever_its_media_type_says(tmp_path: Path) -> None:
+    layout, tar = Layout(tmp_path / "layout"), make_tar("etc/", "etc/file")
+    zstd = subprocess.run(["zstd", "-c"], input=tar, stdout=subprocess.PIPE, check=True).stdout
+    blob = layout.write_blob(zstd, mediaType="application/vnd.oci.image.layer.v1.tar+gzip")
+    layout.write_image(
+        manifest={"layers": [blob]}, config={"rootfs": {"diff_ids": [digest_of(tar)]}}
+    )
+    (layer,) = described(layout.folder, "description")
+    assert layer["mediaType"] == "application/vnd.oci.image.layer.v1.tar+zstd"
+    assert (layer["digest"], layer["diffId"]) == (digest_of(zstd), digest_of(tar))
 
 
 def test_archive_whose_compressed_bytes_were_cut_is_one_line(tmp_path: Path) -> None:

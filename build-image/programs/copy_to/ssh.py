@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 
 from children import Failure, running, say
 from destinations import Server
@@ -27,7 +28,7 @@ OPTIONS = {
 # What runs there. The shell reads it to its end before it runs any of it.
 SCRIPT = """{{
   found=
-  reason='ssh finds {missing} there'
+  reason='ssh finds no {missing} there'
   for program in {programs}; do
     command -v $program >/dev/null || continue
     reason=$($program version 2>&1 >/dev/null </dev/null) && found=$program && break
@@ -80,16 +81,16 @@ def pull(
             if match:
                 port = int(match[1])
                 registry.ports.add(port)
-                process.stdin.write(
-                    SCRIPT.format(
-                        mark=MARK,
-                        missing=f"neither {' nor '.join(programs)}",
-                        programs=" ".join(programs),
-                        pulled=f"127.0.0.1:{port}/{push.name}@{push.image.digest}",
-                        image=image,
-                    )
+                script = SCRIPT.format(
+                    mark=MARK,
+                    missing=" and no ".join(programs),
+                    programs=" ".join(programs),
+                    pulled=f"127.0.0.1:{port}/{push.name}@{push.image.digest}",
+                    image=image,
                 )
-                process.stdin.close()
+                with suppress(BrokenPipeError):  # what ssh says of its end follows
+                    process.stdin.write(script)
+                    process.stdin.close()
             elif line.startswith(MARK):
                 say(f"{line[len(MARK) :].strip()} on {server.host} pulls")
             elif line.strip():

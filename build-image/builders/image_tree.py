@@ -172,13 +172,35 @@ class ImageTree:
             if place or entry.kind == "folder":
                 self.put(self.locate(place), entry)
 
+    def expand(self, place: str) -> dict[str, Entry]:
+        """Make a folder of a link into the store, with links to what is there; return these."""
+        found = self.follow(place)
+        self.put(place, Entry("folder"))
+        links = {
+            join(place, name): Entry("link", f"/{found.place}/{name}")
+            for name in sorted(self.names.get(found.place, ()))
+        }
+        for link, entry in links.items():
+            self.put(link, entry)
+        return links
+
     def to_json(self) -> str:
-        """Return the tree as JSON, without what is in store paths."""
+        """Return the tree as JSON.
+
+        What is in store paths is left out, but for folders that links elsewhere lead to.
+        """
         start = self.store + "/"
+        linked = set()
+        for place, entry in self.entries.items():
+            if entry.kind == "link" and not place.startswith(start):
+                found = self.follow(place)
+                if found.kind == "store" and self.entries.get(found.place, entry).kind == "folder":
+                    linked.add(found.place)
         rows = {
             place: list(entry[:8]) if entry.kind in ("folder", "link") else ["file"]
             for place, entry in self.entries.items()
             if not (place.startswith(start) and "/" in place[len(start) :])
+            or (linked and not linked.isdisjoint([*above(place), place]))
         }
         return json.dumps(rows, sort_keys=True, separators=(",", ":"))
 

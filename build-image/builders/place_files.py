@@ -2,8 +2,9 @@
 
 A folder that a layer below has keeps its mode, owner, group and extended attributes unless a
 command changes them. A link of the base image to a folder is followed, within the image, as it is
-when a container runs; one to a file gives way to a file. Nothing takes the place of a folder of the
-base image, which would hide what is in it.
+when a container runs; one to a file gives way to a file, and one to a folder of a store path to a
+folder with links to what is in that. Nothing takes the place of a folder of the base image, which
+would hide what is in it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def place_files(
     placed: dict[str, Entry] = {}
     where = {"": ""}
     given: set[str] = set()  # folders that are in `placed` as they are in `files`
+    expanded: set[str] = set()  # what is in `placed` in place of a link of the base to its folder
     for place, entry in files.items():
         folder, _, name = place.rpartition("/")
         real = join(where[folder], name) if place else ""
@@ -65,11 +67,12 @@ def place_files(
         found = lower.follow(real)
         source = entry.target or f"the folder {place}"
         if entry.kind == "folder" and below is not None and below.kind == "link":
-            if found.kind == "store":
-                fail(
-                    f"{what}: {source} is upon /{real}, in the base image a link into the store to "
-                    f"/{found.place}, where nothing can be added"
-                )
+            target = lower.entries.get(found.place)
+            if found.kind == "store" and target is not None and target.kind == "folder":
+                # Nothing is added to a store path.
+                links = lower.expand(real)
+                placed.update(links)
+                expanded.update(links)
             if found.kind in ("folder", "missing"):
                 placed[real] = below
                 real = found.place
@@ -88,6 +91,9 @@ def place_files(
                     below = entry
                 placed[real] = below
         else:
+            if real in expanded:
+                expanded.remove(real)
+                del placed[real]
             # Where one has a folder, there may be files in it.
             first = placed.setdefault(real, entry)
             if first.target != entry.target:

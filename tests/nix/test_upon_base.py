@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import tarfile
 from pathlib import Path
@@ -388,6 +389,46 @@ CASES = {
         },
         (("nix/", "nix/var -> /state", "state/ 0750 1:1", "state/kept"),),
     ),
+    "a link into the store": Case(
+        contents("lib/tool/own", "lib/tool/sub/own", "lib/tool/file"),
+        {
+            "lib/tool": "0755 0:0",
+            "lib/tool/own": "store",
+            "lib/tool/other": "/nix/store/1-tool/lib/tool/other",
+            "lib/tool/sub": "0755 0:0",
+            "lib/tool/sub/own": "store",
+            "lib/tool/sub/deep": "/nix/store/1-tool/lib/tool/sub/deep",
+            "nix/store/1-tool/lib/tool/own": None,
+            "nix/store/1-tool/lib/tool/sub/own": None,
+            "single": "/nix/store/1-tool",
+        },
+        (
+            (
+                "lib/",
+                "lib/tool -> /nix/store/1-tool/lib/tool",
+                "single -> /nix/store/1-tool",
+                *("nix/", "nix/store/", "nix/store/1-tool/", "nix/store/1-tool/lib/"),
+                *("nix/store/1-tool/lib/tool/", "nix/store/1-tool/lib/tool/file"),
+                *("nix/store/1-tool/lib/tool/other", "nix/store/1-tool/lib/tool/sub/"),
+                "nix/store/1-tool/lib/tool/sub/deep",
+            ),
+        ),
+    ),
+    "commands upon a link into the store": Case(
+        extra("mkdir -p lib/tool; echo -n own >lib/tool/own"),
+        {
+            "lib/tool": "0755 0:0",
+            "lib/tool/own": "own",
+            "lib/tool/other": "/nix/store/1-tool/other",
+            "nix/store/1-tool/own": None,
+        },
+        (
+            (
+                "lib/tool -> /nix/store/1-tool",
+                *("nix/", "nix/store/", "nix/store/1-tool/", "nix/store/1-tool/other"),
+            ),
+        ),
+    ),
     "groups": Case(
         "{ contents = [ pkgs.hello ]; layers = [ [ pkgs.hello ] ]; }",
         {"nix": "0711 1:1", "root": "0700 0:0"},
@@ -402,7 +443,7 @@ def show(path: Path) -> str | None:
         return None
     if path.is_symlink():
         target = os.readlink(path)
-        return "store" if target.startswith("/nix/store/") else target
+        return "store" if re.match("/nix/store/[0-9a-z]{32}-", target) else target
     if path.is_dir():
         status = path.stat()
         return f"{stat.S_IMODE(status.st_mode):04o} {status.st_uid}:{status.st_gid}"

@@ -11,7 +11,6 @@ The attributes are those of write_sbom.nix. Follows CycloneDX 1.6 (JSON) and pac
 
 from __future__ import annotations
 
-import base64
 import os
 import uuid
 from typing import Any
@@ -26,21 +25,14 @@ DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
 
 
 def hexadecimal(nar_hash: str) -> str:
-    """Return a SHA-256 as Nix writes it, in base 32, in base 64 or already so, in hexadecimal.
+    """Return a SHA-256 as Nix exports it, sha256: and base 32, in hexadecimal.
 
     >>> empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     >>> hexadecimal("sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73") == empty
     True
-    >>> hexadecimal("sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=") == empty
-    True
     """
-    text = nar_hash[len("sha256:") :]
-    if nar_hash.startswith("sha256-"):
-        return base64.b64decode(text).hex()
-    if len(text) == 64:
-        return text
     number = 0
-    for character in text:
+    for character in nar_hash[len("sha256:") :]:
         number = number * 32 + DIGITS.index(character)
     return number.to_bytes(32, "little").hex()
 
@@ -82,9 +74,8 @@ def describe_licenses(given: Any) -> list[dict[str, Any]]:
 
 def describe_package(package: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a component that the `meta` of its derivation says."""
-    homepages = (
-        package["homepage"] if isinstance(package["homepage"], list) else [package["homepage"]]
-    )
+    homepage = package["homepage"]
+    homepages = homepage if isinstance(homepage, list) else [homepage]
     component = {
         "name": package["pname"],
         "version": package["version"],
@@ -116,10 +107,7 @@ def describe_store_path(
         properties += [
             ("nix:narinfo:nar_hash", f"sha256:{digest}"),
             ("nix:narinfo:nar_size", str(entry["narSize"])),
-            (
-                "nix:narinfo:references",
-                " ".join(sorted(entry["references"])),
-            ),
+            ("nix:narinfo:references", " ".join(sorted(entry["references"]))),
         ]
     for number, digest in layers:
         properties += [("oci:layer:number", str(number)), ("oci:layer:digest", digest)]
@@ -179,7 +167,7 @@ def describe_image(attributes: dict[str, Any]) -> dict[str, Any]:
         )
         dependencies[digest].append(below)
         dependencies[below] = [path for path in sorted(layers) if path not in entries]
-    repository = attributes["imageName"].lower()
+    repository, tag = attributes["imageName"], attributes["tag"]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -191,10 +179,8 @@ def describe_image(attributes: dict[str, Any]) -> dict[str, Any]:
                 "type": "container",
                 "bom-ref": digest,
                 "name": repository,
-                "version": attributes["tag"],
-                "purl": package_url(
-                    *("oci", os.path.basename(repository), digest), tag=attributes["tag"]
-                ),
+                "version": tag,
+                "purl": package_url("oci", os.path.basename(repository), digest, tag=tag),
                 "hashes": [{"alg": "SHA-256", "content": digest.partition(":")[2]}],
             }
         },

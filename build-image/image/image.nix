@@ -239,11 +239,12 @@ let
   documents = builders.describe_image ingredients;
 
   # What is in it, as CycloneDX has it
-  sbom = import ./sbom.nix { inherit builders; } {
-    inherit name documents packages;
+  sbom = builders.write_sbom {
+    imageName = name;
+    tag = imageTag;
+    inherit documents packages;
     inherit (ingredients) base;
     inherit (layered.toPlan) roots;
-    tag = imageTag;
   };
 
   outputs = import ./outputs.nix { inherit tools builders; } {

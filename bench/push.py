@@ -71,7 +71,7 @@ EVALUATE = "evaluates and pushes what another has built"
 WITHOUT_IMPORT = f"{EVALUATE}, importFromDerivation = false"
 BUILD = "builds the change and pushes"
 
-REGISTRY, DAEMON, SSH = "registry, and docker pull", "docker-daemon:", "ssh://"
+REGISTRY, DAEMON, SSH = "registry, docker pull", "docker here", "docker by ssh"
 ARCHIVE = "skopeo --insecure-policy copy docker-archive:$TMPDIR/archive"
 TO_REGISTRY = "docker://{registry}/{name} --dest-tls-verify=false"
 # Shell scripts that move an image, by where it goes; $path is what the program has built. As users
@@ -316,7 +316,7 @@ def measure_containers(bench: Bench, repeats: int) -> tuple[str, dict[str, list]
             wall, *others = map(statistics.median, zip(*runs))
             rows.append((describe(package), way, program, *cells([wall, *others])))
             points.setdefault(f"{program}, {way}", []).append((int(package) / MEGA, wall))
-    header = "changed", "to docker by", "program", "wall s", "CPU s", "sent MB"
+    header = "changed", "to", "program", "wall s", "CPU s", "sent MB"
     return table(header, rows), points
 
 
@@ -373,7 +373,9 @@ def write_report(file: Path, changes: str, containers: str, empty_stores: str) -
         changes,
         "## From an edit to a running container",
         f"![Seconds from an edit to a running container]({file.stem}.svg)",
-        "The image is the service. CPU time is without that of docker's daemon.",
+        "The image is the service, which `copy-to` sends to `docker://`, where docker pulls it, to "
+        "`docker-daemon:` or to `ssh://`. `docker load` takes dockerTools' stream, and "
+        "nix2container's archive. CPU time is without that of docker's daemon.",
         containers,
         "## A machine with an empty store and a binary cache",
         "The image is the application. The last two figures are megabytes pulled from the cache. "

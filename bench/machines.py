@@ -57,7 +57,11 @@ class Relay:
         while True:
             client, _ = self.listener.accept()
             opened = time.monotonic() + self.round_trip
-            server = socket.create_connection(self.target)
+            try:
+                server = socket.create_connection(self.target)
+            except OSError:
+                client.close()
+                continue
             for end in client, server:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             for source, target, way in (client, server, self.up), (server, client, self.down):

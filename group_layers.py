@@ -24,19 +24,6 @@ Several graphs, each under its own name, are images that are planned together: t
 object with a plan for each. Plans of existing layers can be given as well; they are used where they
 fit.
 
-    >>> graph = read_graph({
-    ...     "exportReferencesGraph": {"graph": ["/nix/store/a-app", "/nix/store/b-tool"]},
-    ...     "graph": [
-    ...         {"path": f"/nix/store/{name}", "narSize": size, "closureSize": closure_size,
-    ...          "references": [f"/nix/store/{needed}" for needed in references]}
-    ...         for name, size, closure_size, references in [
-    ...             ("a-app", 2, 42, ["c-libc"]), ("b-tool", 3, 43, ["c-libc"]),
-    ...             ("c-libc", 40, 40, [])]]})
-    >>> for layer in group(graph, budget=2):
-    ...     print(*map(store_name, layer.contents))
-    libc
-    app tool
-
 How layers are chosen is up to the strategy, and explained with each: `nixery` decides as Nixery did
 in 2019, `reuse` is the default.
 """
@@ -62,29 +49,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, TypeVar
 
     _T = TypeVar("_T")
-
-__all__ = [
-    "DEFAULT_BUDGET",
-    "DEFAULT_STRATEGY",
-    "REASONS",
-    "STRATEGIES",
-    "Graph",
-    "GraphError",
-    "Layer",
-    "dominator_tree",
-    "explain",
-    "format_bytes",
-    "format_explanation",
-    "group",
-    "group_fleet",
-    "parse_json",
-    "read_file",
-    "read_graph",
-    "read_graphs",
-    "read_plans",
-    "read_popularity",
-    "store_name",
-]
 
 # Nixery's. Container runtimes take some 125 layers; this leaves room for what is put on top.
 DEFAULT_BUDGET = 94
@@ -1088,14 +1052,6 @@ def _arguments(words: list[str]) -> argparse.Namespace:
             raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {got!r}")
         return int(text)
 
-    def strategy(text: str) -> str:
-        if text not in STRATEGIES:
-            choices = " or ".join(STRATEGIES)
-            raise argparse.ArgumentTypeError(
-                f"expected {choices}, got {_cut(text, 60)!r}{_did_you_mean(text, STRATEGIES)}"
-            )
-        return text
-
     parser = Parser(
         prog="group-layers",
         description="Group the store paths of an image into layers that other images have too.",
@@ -1114,8 +1070,8 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     flag("--out", default="layers.json", help=why)
     why = "the maximum number of layers (default: %(default)s)"
     flag("--budget", metavar="N", type=whole_number, default=DEFAULT_BUDGET, help=why)
-    why = f"how to choose them: {' or '.join(STRATEGIES)} (default: %(default)s)"
-    flag("--strategy", metavar="NAME", type=strategy, default=DEFAULT_STRATEGY, help=why)
+    why = "how to choose them: %(choices)s (default: %(default)s)"
+    flag("--strategy", metavar="NAME", choices=[*STRATEGIES], default=DEFAULT_STRATEGY, help=why)
     why = "say on standard error why each layer is one"
     parser.add_argument("--explain", action="store_true", help=why)
     flag("--explain-json", help="write the same there as JSON")

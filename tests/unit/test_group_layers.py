@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import group_layers
-from group_layers import GraphError, dominator_tree, group, read_graph, read_popularity
+from group_layers import GraphError, dominator_tree, group, read_graph
 
 PROGRAM = Path(group_layers.__file__)
 STORE = "/nix/store/"
@@ -69,7 +69,7 @@ def test_store_name_is_what_follows_the_hash(path, name):
 
 def test_examples_in_the_docstrings_are_true():
     found = doctest.testmod(group_layers)
-    assert found.attempted >= 6
+    assert found.attempted >= 5
     assert found.failed == 0
 
 
@@ -361,9 +361,6 @@ class TestLoading:
         content["graph"].append({**content["graph"][0], "references": ["c", "b", "b"]})
         assert sorted(read_graph(content).paths) == ["a", "b", "c"]
 
-    def test_popularity(self):
-        assert read_popularity({"glibc-2.27": 12, "": 0}) == {"glibc-2.27": 12, "": 0}
-
     def test_a_budget_below_one(self):
         graph = read_graph(document({"a": ""}, "a"))
         with pytest.raises(GraphError, match="budget of 0"):
@@ -534,8 +531,7 @@ class TestBadInput:
             (["--budget", "1.5"], "expected a whole number from 1, got '1.5'$"),
             (["--budget", "9" * 5000], "got '999"),
             (["--budget", "\u0663"], "expected a whole number from 1"),
-            (["--strategy", "best"], "--strategy: expected nixery or reuse, got 'best'$"),
-            (["--strategy", "reus"], r"got 'reus' \(did you mean reuse\?\)$"),
+            (["--strategy", "best"], r"--strategy: invalid choice: 'best' \(choose from "),
             (["--explian"], r": there is no argument --explian \(did you mean --explain\?\)$"),
             (["-grap=x"], r"there is no argument --grap \(did you mean --graph\?\)$"),
             (["graph.json"], "there is no argument graph.json$"),
@@ -603,23 +599,13 @@ class TestCommandLine:
         assert json.loads(done.stdout) == GOOD_PLAN
 
     def test_importing_does_nothing(self, tmp_path):
-        code = (
-            "import gc, sys; before = set(sys.modules); import group_layers; assert gc.isenabled()"
-        )
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(PROGRAM.parent),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        code = "import gc, group_layers; assert gc.isenabled()"
+        environment = {"PYTHONPATH": str(PROGRAM.parent), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True
         )
-        assert (done.returncode, done.stdout, done.stderr, os.listdir(tmp_path)) == (
-            0,
-            b"",
-            b"",
-            [],
-        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        assert os.listdir(tmp_path) == []
 
     def test_the_budget_and_the_popularity_are_used(self, tmp_path):
         graph, table = tmp_path / "graph", tmp_path / "table"

@@ -77,7 +77,7 @@ def read_file(file: str) -> Corpus:
             content.get("popularity", {}),
         )
     except (OSError, EOFError, ValueError) as error:
-        raise CorpusError(f"{file}: {error}") from None
+        raise CorpusError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise CorpusError(f"{file}: not a corpus: {error}") from None
     _check(file, corpus)

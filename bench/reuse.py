@@ -243,7 +243,7 @@ def measure(
         one_host = moved(sizes(parts[0][:ON_ONE_HOST]))
         found: Figures = {
             "fleet": mean(moved(fleet) / moved(sizes(part)) for fleet, part in zip(plans, parts)),
-            "share": mean(size / of for size, of in zip(shared, in_common)),
+            "share": mean(size / of if of else 1 for size, of in zip(shared, in_common)),
             "fleet" + CHAINS: moved_in_chains(plans[0][:ON_ONE_HOST]) / one_host,
         }
         if update:

@@ -60,6 +60,33 @@ def _write(file: str, text: str) -> None:
         stream.write(text)
 
 
+def _enter_user_namespace(more: int, uid: int, gid: int) -> None:
+    """Enter a user namespace, and more kinds of them, with these numbers for user and group."""
+    outside = os.getuid(), os.getgid()
+    _call("unshare", CLONE_NEWUSER | more)
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{uid} {outside[0]} 1")
+    _write("/proc/self/gid_map", f"{gid} {outside[1]} 1")
+
+
+def _become_root() -> None:
+    _enter_user_namespace(0, 0, 0)
+
+
+def _may_become_root() -> bool:
+    """Return whether this process is an ordinary user who can be root in a user namespace."""
+    if os.getuid() == 0:
+        return False
+    child = os.fork()
+    if child == 0:
+        try:
+            _become_root()
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def isolate() -> bool:
     """Make all files but those in the working directory read-only, for this process and its own.
 
@@ -70,10 +97,7 @@ def isolate() -> bool:
         try:
             _call("unshare", CLONE_NEWNS)
         except OSError:
-            _call("unshare", CLONE_NEWNS | CLONE_NEWUSER)
-            _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/uid_map", f"{uid} {uid} 1")
-            _write("/proc/self/gid_map", f"{gid} {gid} 1")
+            _enter_user_namespace(CLONE_NEWNS, uid, gid)
         _mount(None, "/", MS_REC | MS_PRIVATE)
         _mount(folder, folder, MS_BIND | MS_REC)
         os.chdir(folder)
@@ -121,11 +145,15 @@ class Setting(NamedTuple):
     is_isolated: bool
 
 
-def run(what: str, command: list[str], folder: str, setting: Setting) -> None:
+def run(
+    what: str, command: list[str], folder: str, setting: Setting, *, is_fake: bool = False
+) -> None:
     """Run `command` in `folder`; end the build with one line if it fails.
 
-    `what` is the name of the argument.
+    `what` is the name of the argument. With `is_fake`, the builder is user 0 where the machine
+    allows that: fakeroot takes a file that gets an extended attribute for one of its real owner.
     """
+    before_start = _become_root if is_fake and _may_become_root() else None
     # Time zone and epoch are those that stdenv sets. fakeroot is to imitate a change of owner even
     # where the builder could really make one.
     environment = dict(os.environ, PATH=setting.path, LC_ALL="C", TZ="UTC")
@@ -136,7 +164,9 @@ def run(what: str, command: list[str], folder: str, setting: Setting) -> None:
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before = set(os.listdir("/"))
     said = bytearray()
-    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, preexec_fn=before_start
+    )
     assert process.stderr is not None
     pipe = process.stderr.fileno()
 
@@ -162,6 +192,13 @@ def run(what: str, command: list[str], folder: str, setting: Setting) -> None:
     # Without isolation: with it, nothing comes of these commands, but others may work beside them.
     for name in sorted(set() if setting.is_isolated else set(os.listdir("/")) - before):
         fail(f"{what} made /{name} on the machine that builds: write {name}, not /{name}")
+
+
+def _real_owner() -> tuple[int, int]:
+    """Return user and group of this process, whatever fakeroot says."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as table:
+        numbers = {line.split()[0]: int(line.split()[1]) for line in table if line[1:4] == "id:"}
+    return numbers["Uid:"], numbers["Gid:"]
 
 
 def walk(root: str, *, is_fake: bool) -> dict[str, Entry]:
@@ -211,6 +248,8 @@ def describe(file: str, status: os.stat_result, *, is_fake: bool) -> Entry:
                 name: os.getxattr(file, name).decode(errors="surrogateescape") for name in names
             }
         )
+        if names and (entry.uid, entry.gid) == _real_owner():
+            entry = entry._replace(uid=0, gid=0)
     if entry.kind == "link":
         return entry._replace(target=os.readlink(file))
     if entry.kind == "file":
@@ -235,7 +274,7 @@ def run_under_fakeroot(
     }
     _write("request.json", json.dumps(request))
     words = [fakeroot, "-i", os.path.abspath("owners"), "--", sys.executable, "-BEsS", __file__]
-    run("fakeRootCommands", [*words, os.path.abspath("request.json")], ".", setting)
+    run("fakeRootCommands", [*words, os.path.abspath("request.json")], ".", setting, is_fake=True)
     with open("files.json", encoding="ascii") as stream:
         return {place: Entry(*row) for place, row in json.load(stream).items()}
 

@@ -16,7 +16,8 @@ import built_images
 from built_images import GoneError, Image, Images, Refusal, Source
 
 # For an image NAME it waits for the file NAME where NAME-slow or NAME-hanging is, and says first
-# that it builds where NAME-slow is. Then it answers, or fails where NAME-failing is.
+# that it builds where NAME-slow is. Then it answers, with nonsense where NAME-broken is, or fails
+# where NAME-failing is.
 STAND_IN = """\
 import json, os, sys, time
 folder = os.path.dirname(os.path.abspath(__file__))
@@ -35,7 +36,7 @@ if has("-failing"):
     sys.exit(1)
 answer = {"manifest": {"mediaType": "m", "name": name}, "layerLocations": {}}
 with open(f"{folder}/answer-of-{name}", "w") as file:
-    json.dump(answer, file)
+    json.dump(None if has("-broken") else answer, file)
 os.symlink(file.name, link + "-answer")
 """
 
@@ -55,7 +56,7 @@ class Server:
         self.waiting: list[Future[Image]] = []
 
     def will_be(self, kind: str, *names: str) -> None:
-        """Have images be `slow`, `hanging` or `failing`."""
+        """Have images be `slow`, `hanging`, `failing` or `broken`."""
         for name in names:
             (self.folder / f"{name}-{kind}").touch()
 
@@ -178,6 +179,15 @@ def test_a_client_gets_the_last_sentence_without_secrets(
     )
     assert "bad:latest: one" in caplog.text
     assert "very" not in caplog.text and "secret" not in caplog.text
+
+
+def test_an_answer_that_is_none_is_the_server_s_fault(server: Server) -> None:
+    server.will_be("broken", "bad")
+    with pytest.raises(Refusal) as refusal:
+        server.ask("bad").result(30)
+    status, code, message = refusal.value.args
+    assert (status, code) == (500, "UNKNOWN") and message.startswith("the server failed: ")
+    until(lambda: not server.images.jobs)
 
 
 def test_blobs_are_links_that_a_web_server_can_follow(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from children import LONGEST_LINE, format_bytes, printable
-from destinations import TAKE_VALUE, Destination, UsageError, read_words
+from destinations import TAKE_VALUE, Destination, UsageError, option_value, read_words
 from loopback_registry import Image, Push, Registry
 from skopeo import explain
 
@@ -37,6 +37,11 @@ class TestWords:
         destinations, options = read_words(words, EXAMPLE)
         assert destinations == [Destination("docker://", "a/b")]
         assert options == [option, "dir:secret", f"{option}=oci:other"]
+
+    def test_an_option_without_its_value_has_none(self):
+        """skopeo says what is missing."""
+        assert option_value(["--digestfile"], "--digestfile") is None
+        assert read_words(["docker://a/b", "--digestfile"], EXAMPLE)[1] == ["--digestfile"]
 
     @given(st.text(min_size=8).filter(lambda word: not word.startswith("-")))
     def test_a_stray_word_is_repeated_only_if_it_names_an_image(self, word):

@@ -145,3 +145,32 @@ def test_history_of_other_builders_is_read():
 @given(st.lists(paths, max_size=5))
 def test_store_paths_are_found_in_a_comment(found):
     assert STORE_PATH.findall(" ".join(found)) == found
+
+
+def test_a_report_says_for_each_platform_what_hosts_pull_and_names_each_package():
+    def layer(number: int, *contents: str, comment: str = "") -> Layer:
+        return Layer(frozenset(contents), f"sha256:{number}", str(number), 10**6 * number, comment)
+
+    root = layer(1, comment="symlinks and files of the root")
+    old = {"linux/amd64": [layer(2, path("perl-5.36"), path("curl-8.1"))]}
+    new = {
+        "linux/amd64": [root, layer(3, path("perl-5.36"), path("perl-5.38", 1), path("jq-1.7"))],
+        "linux/arm64": [root],
+    }
+    assert format_report(compare(new, old, {}), "app:2") == (
+        "**app:2**: 2 of 2 layers to send, 4.0 MB."
+        " On linux/amd64, a host that has the older image pulls 2 layers, 4.0 MB;"
+        " with docker's own store, 2 layers, 4.0 MB."
+        " On linux/arm64, a host that has the older image pulls 1 layer, 1.0 MB;"
+        " with docker's own store, 1 layer, 1.0 MB.\n"
+        "\n"
+        "| layer | size | new in it |\n"
+        "|---:|---:|---|\n"
+        "| 1 | 1.0 MB | symlinks and files of the root |\n"
+        "| 2 | 3.0 MB | jq 1.7, perl 5.38 |\n"
+        "| 1 | 1.0 MB | symlinks and files of the root |\n"
+        "\n"
+        "- perl 5.36 -> 5.38\n"
+        "- jq 1.7 is new\n"
+        "- curl 8.1 is gone\n"
+    )

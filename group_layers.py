@@ -40,8 +40,7 @@ from collections import Counter, namedtuple
 from contextlib import suppress
 from functools import partial, reduce
 from itertools import chain, compress
-from math import sqrt
-from operator import add, and_, attrgetter, mul, or_
+from operator import attrgetter, or_
 
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
@@ -58,12 +57,12 @@ DEFAULT_STRATEGY = "reuse"
 # Why a layer is one.
 REASONS = {
     "requested": "a path that was asked for (nixery: with all that only it needs)",
-    "large": "a path that is worth a layer (nixery: one with a large closure)",
-    "popular": "a path that many packages refer to, says the table",
-    "shared": "a path that several others need, with all that only it needs",
-    "bundle": "small paths that the one it is named after needs, in any image",
-    "stratum": "the part of what is left that seldom changes",
-    "merged": "what is left",
+    "own": "a path that is worth a layer",
+    "large": "nixery: a path with a large closure, with all that only it needs",
+    "popular": "nixery: a path that many packages refer to, with all that only it needs",
+    "shared": "nixery: a path that several others need, with all that only it needs",
+    "bundle": "small paths that other images have together, too",
+    "merged": "small paths that cost least to have together",
     "fleet": "paths of the same images, where several images are grouped together",
     "known": "a layer that exists already, given as known",
     "unreached": "what no root needs",
@@ -95,7 +94,7 @@ class Layer(namedtuple("Layer", "contents size name reason")):
     __slots__ = ()
     contents: list[str]  # sorted
     size: int  # bytes, the sum of narSize
-    name: str  # the path that it is named after; of a bundle, one that may be in another layer
+    name: str  # the path that it is named after, the largest
     reason: str  # why it is a layer, a key of `REASONS`
 
 
@@ -396,15 +395,34 @@ def group(
     budget: int = DEFAULT_BUDGET,
     popularity: dict[str, int] | None = None,
     strategy: str = DEFAULT_STRATEGY,
+    known: Sequence[list[list[str]]] = (),
 ) -> list[Layer]:
-    """Divide the paths of a graph among at most `budget` layers, and check that nothing is lost.
+    """Divide the paths of a graph among at most `budget` layers: `group_fleet` of one image."""
+    return group_fleet({"": graph}, {"": budget}, known, popularity, strategy)[""]
 
-    `popularity` has counts of references by store name. Raises `GraphError` for a budget below 1,
-    or if the strategy can't plan the graph.
+
+def group_fleet(
+    graphs: dict[str, Graph],
+    budgets: dict[str, int],
+    known: Sequence[list[list[str]]] = (),
+    popularity: dict[str, int] | None = None,
+    strategy: str = DEFAULT_STRATEGY,
+) -> dict[str, list[Layer]]:
+    """Group images that are built together so that they share layers; return the layers of each.
+
+    `graphs` and `budgets` are by the image's name. `known` has plans of layers that exist, lists of
+    lists of paths: an image whose plan is among them keeps it, the others have such layers where
+    they fit. `popularity` has counts of references by store name. Raises `GraphError` for a budget
+    below 1, or if the strategy can't plan the graphs. That no path is lost is checked.
     """
-    if budget < 1:
-        raise GraphError(f"a budget of {budget} layers: expected at least 1")
-    return _check(graph, budget, STRATEGIES[strategy](graph, budget, popularity or {}))
+    for name, budget in budgets.items():
+        if budget < 1:
+            image = f"{name}: " if name else ""
+            raise GraphError(f"{image}a budget of {budget} layers: expected at least 1")
+    if not graphs:
+        return {}
+    plans = STRATEGIES[strategy](graphs, budgets, known, popularity or {})
+    return {name: _check(graph, budgets[name], plans[name]) for name, graph in graphs.items()}
 
 
 def _check(graph: Graph, budget: int, layers: list[Layer]) -> list[Layer]:
@@ -430,7 +448,17 @@ NIXERY_LARGE = 100_000_000
 NIXERY_POPULAR = 1000
 
 
-def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]:
+def _nixery(
+    graphs: dict[str, Graph],
+    budgets: dict[str, int],
+    known: Sequence[list[list[str]]],
+    popularity: dict[str, int],
+) -> dict[str, list[Layer]]:
+    """Plan each image by itself, as Nixery did, which knew no layers that exist."""
+    return {name: _nixery_alone(graphs[name], budgets[name], popularity) for name in graphs}
+
+
+def _nixery_alone(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]:
     """Decide as Nixery's group-layers did in 2019.
 
     Take an image with the requested paths A, B, C and D, where E is popular and G is large:
@@ -471,7 +499,7 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
         ...                "narSize": (150 if path == "G" else 1) * 10**6,
         ...                "closureSize": closure[path] * 10**6} for path in references]})
         >>> for budget in 1, 2, 3, 4, 10:
-        ...     layers = _nixery(graph, budget, popularity={"E": 1000, "G": 20, "D": 2})
+        ...     layers = _nixery_alone(graph, budget, popularity={"E": 1000, "G": 20, "D": 2})
         ...     print(budget, *("".join(layer.contents) for layer in layers))
         1 ABCDEFG
         2 ABCDEF G
@@ -532,112 +560,52 @@ def _subtrees(graph: Graph, root_edges: set[int]) -> dict[int, list[int]]:
 # the one idea: *a path has a plan of its own, which depends on its closure alone*. Every image that
 # has the path has its closure too, and can use any layer of its plan.
 #
-# The plan of a path divides its closure among at most `budget` layers. It is composed from the
-# plans of the paths that it refers to:
+# Each plan starts from parts, which are sets of paths. While there are more parts than the budget
+# allows, or merging two costs less than a layer does, the two that cost least become one. What a
+# merge costs is bytes that hosts pull needlessly:
 #
-# 1. The candidates are the layers of those plans, and the path by itself. A reference that another
-#    reference needs as well has no say of its own.
-# 2. The candidates that are worth most are taken, as long as they have no path in common, up to the
-#    budget less one. A layer is worth its bytes times the square root of how many of the plans have
-#    it: what several of them have, other images are likely to have. If there is a popularity table,
-#    it adds to that number for a path alone.
-# 3. What is left becomes one more layer, or two: what needs little seldom changes, so paths with
-#    small closures get a layer of their own. If the budget has no room for that, it takes the place
-#    of the layer that is worth least, provided that it is worth more.
+# - Bytes that others would have shared. In a fleet of images that are built together it is known
+#   who has the same part. For an image alone it is estimated: if n plans of what it refers to have
+#   a layer, another image has it, too, in n of n + 2 cases. A popularity table adds to n. What was
+#   merged is in no other plan.
+# - Bytes that an update moves although they did not change: the bytes of each of the two times the
+#   chance that it stays as it is and both together do not.
+# - A path that was asked for, and that no other path needs, is edited far more often than anything
+#   is updated. It never shares a layer with what it needs while others can be merged.
 #
-# Planning goes from the paths that need nothing to those that nothing needs. As long as a closure
-# has no more paths than the budget, each path has a layer. Further up, small paths are put together
-# in layers that are candidates like any other, and large paths keep their own.
+# The plan of a path is the path itself, apart, and a plan for what it needs, of these parts:
 #
-# An image is one more path, which refers to the requested ones, and its plan is the answer. So it
-# makes no difference whether packages are requested one by one or by way of one path that refers to
-# them: an environment, a wrapper, or the archive of an image's root.
+# 1. The candidates are the layers in the plans of the paths that it refers to. A reference that
+#    another reference needs as well has no say of its own. Those that others most likely share are
+#    taken, as long as they have no path in common, up to the budget.
+# 2. What is left comes along with a path that is a part alone and dominates it, or else with what
+#    needs as many bytes.
 #
-# Layers are sets of paths, kept as integers with a bit for each. bench/results.md has the figures
-# with half and twice each constant.
+# An image is one more path, which refers to the requested ones, and its plan may use the whole
+# budget. An image in which one path needs all others is planned like that path.
+#
+# Some hosts keep only the layers below the first that differs. So layers are in the order of their
+# bytes divided by the chance that they differ: in another image, which is the less likely the more
+# paths need all of a layer, or after an update. What was asked for is on top.
+#
+# Sets of paths and of images are integers with a bit for each. docs/layers.md has the figures.
 
-# A closure of fewer bytes is small. The less a path needs, the fewer updates change it.
-SMALL_CLOSURE = 64 << 20
-# The worth of a byte in a layer of paths with small closures, relative to that of a byte in a layer
-# that a plan already has.
-STEADY_WORTH = 0.25
-# How many plans each doubling of a path's count in a popularity table is worth.
-POPULAR_WORTH = 0.5
-# In an image with more paths, only this many of the largest can have layers by themselves, and only
-# this many with the largest closures have plans. This only bounds time and memory: no image of
-# bench/results.md has more than 1230 paths.
-DETAILED = 1280
+# What a layer costs, in bytes of store paths that a host pulls in the same time. bench/pull.md: 0.3
+# to 6 MB, by client; this is the value with which all figures of docs/layers.md hold.
+LAYER_PRICE = 350_000
+# An update changes one of so many paths. If the changed share is exponentially distributed, a layer
+# that needs n paths stays as it is with a chance of 100 / (100 + n).
+PATHS_PER_CHANGE = 100
+# The plan of a path leaves a sixth of the layers to what an image needs beside it. Without, a fleet
+# of images with 24 layers moves 7 % more.
+ROOM = 6
+# So many paths are looked at one by one, the largest. This bounds time and memory only: no image of
+# bench/results.md has more than 1230.
+MOST_PATHS = 1280
 
-
-class _Layers:
-    """The layers of all plans, numbered. Layer n is path n alone, for paths numbered by size."""
-
-    def __init__(self, sizes: list[int], small: list[int], popularity: list[int]) -> None:
-        """Bytes of paths, largest first; the paths with small closures; counts from a table."""
-        self.path_sizes = sizes
-        self.sizes = sizes[:]
-        self.paths = [1 << path for path in range(len(sizes))]  # as bits
-        self.heads = list(range(len(sizes)))  # the paths in whose plans they came up first
-        self.steady = sum(map(self.paths.__getitem__, small))  # as bits
-        self.popularity = [POPULAR_WORTH * count.bit_length() for count in popularity]
-        self.has_table = any(popularity)
-        self._numbers: dict[int, int] = {}  # of layers of several paths
-
-    def add(self, paths: int, size: int, head: int) -> int:
-        """Return the number of the layer that has these paths."""
-        if not paths & paths - 1:
-            return paths.bit_length() - 1
-        number = self._numbers.setdefault(paths, len(self.paths))
-        if number == len(self.paths):
-            self.paths.append(paths)
-            self.sizes.append(size)
-            self.heads.append(head)
-            self.popularity.append(0)
-        return number
-
-    def compose(
-        self, support: Counter[int], closure: int, size: int, head: int, budget: int
-    ) -> list[int]:
-        """Return the plan of the path `head`, whose closure has `size` bytes.
-
-        `support` says of each candidate how many plans have it.
-        """
-        paths, sizes = self.paths, self.sizes
-        counts: Iterable[float] = support.values()
-        if self.has_table:
-            counts = map(add, counts, map(self.popularity.__getitem__, support))
-        worth = dict(zip(support, map(mul, map(sizes.__getitem__, support), map(sqrt, counts))))
-        taken: list[int] = []
-        held = 0
-        for layer in sorted(worth, key=worth.__getitem__, reverse=True):
-            if not paths[layer] & held:
-                if len(taken) == budget - 1:
-                    break
-                taken.append(layer)
-                held |= paths[layer]
-        left = closure & ~held
-        size -= sum(map(sizes.__getitem__, taken))
-        steady = left & self.steady
-        if taken and steady and steady != left:
-            least = taken[-1]
-            lost = sizes[least] * sqrt(support[least])
-            full = len(taken) == budget - 1
-            if full and STEADY_WORTH * size > lost < STEADY_WORTH * self.size(steady):
-                taken.pop()
-                size += sizes[least]
-                left |= paths[least]
-                steady = left & self.steady
-            if len(taken) < budget - 1:
-                steady_size = self.size(steady)
-                taken.append(self.add(steady, steady_size, head))
-                size -= steady_size
-                left ^= steady
-        if left:
-            taken.append(self.add(left, size, head))
-        return taken
-
-    def size(self, paths: int) -> int:
-        return sum(_selected(self.path_sizes, paths))
+_NEVER = float("inf")
+_APART = 1e30  # more than any bytes
+_count_bits = getattr(int, "bit_count", lambda bits: f"{bits:b}".count("1"))  # Python 3.10
 
 
 def _selected(values: Iterable[_T], bits: int) -> Iterator[_T]:
@@ -648,188 +616,332 @@ def _selected(values: Iterable[_T], bits: int) -> Iterator[_T]:
 _IS_ONE = bytes.maketrans(b"01", b"\0\1")
 
 
-def _reuse(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]:
-    """The plan of the image, composed from those of the requested paths, and so on downwards.
-
-    Raises `GraphError` if paths refer to each other in a cycle, which those in a Nix store can't.
-    """
-    # Numbers by size and name: the same however the graph is listed, and bits as well.
-    nar_sizes, numbers = graph.nar_sizes, range(len(graph.paths))
-    by_size = sorted(numbers, key=lambda path: (-nar_sizes[path], *_by_name(graph, path)))
-    detailed = by_size[:DETAILED]  # the others are too small for layers of their own
-    small = [n for n, path in enumerate(detailed) if graph.closure_sizes[path] < SMALL_CLOSURE]
-    counts = [popularity.get(store_name(graph.paths[path]), 0) for path in detailed]
-    layers = _Layers([nar_sizes[path] for path in detailed], small, counts)
-    plan, closures = _plan_image(graph, by_size, layers, budget)
-
-    # Some hosts reuse only a common prefix of layers: first comes what most paths here need.
-    alone = sum(layers.paths[layer] for layer in plan if layer < len(detailed))
-    needs = Counter(map(alone.__and__, closures))
-    ranked = []
-    for number, layer in enumerate(plan, 1):
-        bits, head = layers.paths[layer], layers.heads[layer]
-        paths = list(_selected(detailed, bits))
-        if number == len(plan):
-            paths += by_size[DETAILED:]
-        name = paths[0]  # the largest
-        reason = "requested" if name in graph.roots else "large"
-        if head == len(by_size):  # the image
-            reason = "merged" if bits & ~layers.steady else "stratum"
-        elif len(paths) > 1:
-            name, reason = by_size[head], "bundle"
-        users = sum(count for needed, count in needs.items() if needed & bits & alone)
-        rank = -(users**2) * layers.sizes[layer], number
-        ranked.append((rank, _layer(graph, name, paths, reason)))
-    return [layer for _, layer in sorted(ranked)]
-
-
-def _plan_image(
-    graph: Graph, by_size: list[int], layers: _Layers, budget: int
-) -> tuple[list[int], list[int]]:
-    """Return the image's layers by their numbers in `layers`, and the closures of paths as bits."""
-    number = dict(zip(by_size, range(len(by_size))))
-    references = [
-        sorted({number[needed] for needed in graph.references[path]} - {number[path]})
-        for path in by_size
-    ]
-    image = len(by_size)  # one more vertex
-    references.append(sorted(number[path] for path in {*graph.roots, *graph.unreached}))
-    sizes = [*(graph.closure_sizes[path] for path in by_size), sum(graph.nar_sizes)]
-
-    by_closure = sorted(range(image), key=sizes.__getitem__, reverse=True)
-    planned = {image, *by_closure[:DETAILED]}
-    detailed = len(layers.path_sizes)
-    closures: list = [None] * (image + 1)  # as bits
-    needs = closures[:]  # the same without the path itself
-    plans = closures[:]
-    for path in reversed(_reverse_postorder(references, image)):
-        below = further = 0
-        for needed in references[path]:
-            if closures[needed] is None:
-                name = _show(graph.paths[by_size[path]])
-                raise GraphError(f"{name}: paths refer to each other in a cycle")
-            below |= closures[needed]
-            further |= needs[needed]
-        needs[path] = below
-        closures[path] = below | (1 << path if path < detailed else 0)
-        parts = [plans[needed] for needed in references[path] if not further >> needed & 1]
-        if path < detailed:
-            parts.append([path])
-        support = Counter(chain.from_iterable(parts))
-        each_alone = len(support) <= budget and max(support, default=0) < detailed
-        if each_alone or path not in planned:
-            plans[path] = sorted(support)[: budget + 1]  # one more says that there are too many
-        else:
-            plans[path] = layers.compose(support, closures[path], sizes[path], path, budget)
-    return plans[image], closures
-
-
-STRATEGIES = {"nixery": _nixery, "reuse": _reuse}
-
-
-# Fleets
-#
-# Where images are built together, nobody has to guess what others have: their layers are merged.
-#
-# 1. Each large path is a part, and so are the small paths together that are in the same images and
-#    have closures of about the same size. At first, a part is a layer of each image that has it.
-#    A known layer is a part of each image that it fits into, and of one more image of its own.
-# 2. While an image has too many layers, the two parts that cost least become one, in all images
-#    that have both. Each costs its bytes if it is in other images too, for it is there twice then;
-#    and its bytes times the chance that an update changes the two together, but not it alone. The
-#    sum is divided by the number of images that have both and too many layers.
-
-# Of so many paths an update changes one, on average. If the changed share is exponentially
-# distributed, a layer that needs n paths stays as it is with a chance of 100 / (100 + n).
-# bench/results.md has the figures with half and twice as many.
-PATHS_PER_CHANGE = 100
-# A path is large that has a thousandth of the bytes. There are at most so many parts, and one more
-# in each image for what is worth least. This bounds the time, which is quadratic.
-MOST_PARTS = 1000
-
-
-def group_fleet(
-    graphs: dict[str, Graph],
-    budgets: dict[str, int],
-    known: Sequence[list[list[str]]] = (),
-    popularity: dict[str, int] | None = None,
-) -> dict[str, list[Layer]]:
-    """Group images that are built together so that they share layers; return the layers of each.
-
-    `graphs` and `budgets` are by the image's name. `known` has plans of layers that exist, lists of
-    lists of paths: an image whose plan is among them keeps it, the others have such layers where
-    they fit. A single image that none fits is grouped as by `group`. Raises `GraphError` for a
-    budget below 1.
-    """
-    sizes = dict(chain(*(zip(graph.paths, graph.nar_sizes) for graph in graphs.values())))
-
-    def as_layer(paths: list[str], reason: str) -> Layer:
-        size = sum(map(sizes.__getitem__, paths))
-        return Layer(sorted(paths), size, max(paths, key=sizes.__getitem__), reason)
-
-    fleet: dict[str, list[Layer]] = {name: [] for name in graphs}
-    layers = Counter(tuple(sorted({*layer})) for plan in known for layer in plan)
-    for name, graph in graphs.items():
-        if budgets[name] < 1:
-            raise GraphError(f"{name}: a budget of {budgets[name]} layers: expected at least 1")
-        paths = sorted(graph.paths)
-        kept = [p for p in known if len(p) <= budgets[name] and sorted(chain(*p)) == paths]
-        if kept:
-            # Another image may have the same paths and a smaller budget.
-            plan = min(kept, key=lambda it: (-len(it), it))
-            fleet[name] = [as_layer(contents, "known") for contents in plan]
-        elif len(graphs) == 1 and not any(map({*paths}.issuperset, layers)):
-            fleet[name] = group(graph, budgets[name], popularity)
-    rest = [name for name in sorted(graphs) if not fleet[name]]
-    paths, parts = _divide([graphs[name] for name in rest], layers)
-
-    def rank(part: _Part) -> tuple:  # some hosts reuse only a common prefix: first what most have
-        times = layers[tuple(sorted(_selected(paths, part.paths)))]
-        return -times, times or -_count_bits(part.images), part.paths
-
-    for part in sorted(_merge(parts, [budgets[name] for name in rest]), key=rank):
-        reason = "known" if part.images >> len(rest) else "fleet"
-        layer = as_layer([*_selected(paths, part.paths)], reason)
-        for name in _selected(rest, part.images):
-            fleet[name].append(layer)
-    return {name: _check(graph, budgets[name], fleet[name]) for name, graph in graphs.items()}
-
-
-_UNKNOWN, _NEVER = -1.0, float("inf")
-_count_bits = getattr(int, "bit_count", lambda bits: f"{bits:b}".count("1"))  # Python 3.10
-
-
 class _Part:
-    """Paths that share a layer in some images. Sets of paths and of images are bits of integers."""
+    """Paths that share a layer in some images."""
 
-    __slots__ = "chance", "cost", "images", "needs", "partner", "paths", "size"
+    __slots__ = (
+        "apart",
+        "bound",
+        "chance",
+        "images",
+        "needs",
+        "partner",
+        "paths",
+        "shared",
+        "size",
+    )
 
-    def __init__(self, paths: int, size: int, needs: int, images: int) -> None:
+    def __init__(
+        self,
+        paths: int,
+        size: int,
+        needs: int,
+        images: int = 1,
+        shared: float = 0.0,
+        apart: bool = False,
+    ) -> None:
         self.paths, self.size, self.needs, self.images = paths, size, needs, images
+        self.shared, self.apart = shared, apart  # bytes that others share; whether it was asked for
         self.chance = _chance(needs)
-        self.partner, self.cost = self, _UNKNOWN  # what it costs least to merge it with
+        self.partner, self.bound = self, shared  # what it costs least to merge it with, or less
 
-    def cost_with(self, other: _Part, crowded: int, limit: float = _NEVER) -> float:
-        """Return what it costs to merge the two, in bytes for each crowded image that has both. Of
-        a cost that is not below `limit`, only a part may be counted."""
-        images = self.images & other.images
-        count = _count_bits(images & crowded)
+    def cost_with(self, other: _Part, images: int) -> float:
+        """Return what it costs to merge the two, in bytes for each of these images."""
+        both = self.images & other.images
+        count = _count_bits(both & images)
         if not count:
             return _NEVER
-        cost: float = self.size * (self.images != images) + other.size * (other.images != images)
-        if cost < limit * count:
-            chance = _chance(self.needs | other.needs)
-            cost += self.size * (self.chance - chance) + other.size * (other.chance - chance)
+        chance = _chance(self.needs | other.needs)
+        cost = _APART if self.apart != other.apart else 0.0
+        for part in (self, other) if self.paths < other.paths else (other, self):
+            cost += part.shared if part.images == both else part.size
+            cost += part.size * (part.chance - chance)
         return cost / count
 
 
-def _chance(paths: int) -> float:
+def _chance(needs: int) -> float:
     """Return the chance that an update leaves all these paths as they are."""
-    return PATHS_PER_CHANGE / (PATHS_PER_CHANGE + _count_bits(paths))
+    return PATHS_PER_CHANGE / (PATHS_PER_CHANGE + _count_bits(needs))
 
 
-def _divide(graphs: list[Graph], known: Iterable[tuple]) -> tuple[list[str], list[_Part]]:
-    """Return all paths, whose numbers are bits elsewhere, and the parts of the images."""
+def _merge(parts: list[_Part], budgets: list[int]) -> list[_Part]:
+    """Merge parts as long as an image has more than its budget, or a layer is dearer than a merge.
+
+    `budgets` is by the number of the image. Returns the parts that are left.
+    """
+    everyone = (1 << len(budgets)) - 1
+    numbers = range(len(budgets))
+    counts = Counter(chain(*(_selected(numbers, part.images & everyone) for part in parts)))
+    parts = sorted(parts, key=lambda part: (part.shared, part.paths))
+    images = sum(1 << image for image in numbers if counts[image] > budgets[image])
+    crowded = bool(images)
+    images = images or everyone
+    while len(parts) > 1:
+        part = min(parts, key=attrgetter("bound"))
+        partner = part.partner
+        if part.bound == _NEVER or (not crowded and part.bound >= LAYER_PRICE):
+            break
+        if partner is part or part.bound != part.cost_with(partner, images):
+            # The costs of parts that have not changed only rise, as images come to fit. So the
+            # least that was found is the least if it is still right.
+            part.bound = _NEVER
+            for other in parts:
+                if part.shared + other.shared >= part.bound:
+                    break
+                if other is not part:
+                    cost = part.cost_with(other, images)
+                    if cost < part.bound:
+                        part.bound, part.partner = cost, other
+            continue
+        both = part.images & partner.images
+        merged = _Part(
+            part.paths | partner.paths,
+            part.size + partner.size,
+            part.needs | partner.needs,
+            both,
+            apart=part.apart or partner.apart,
+        )
+        for one in part, partner:
+            one.images ^= both
+            one.bound = one.shared
+            one.partner = one
+        parts = [it for it in (merged, *parts) if it.images]
+        counts.subtract(_selected(numbers, both))
+        if crowded:
+            images = sum(1 << image for image in numbers if counts[image] > budgets[image])
+            if not images:
+                crowded, images = False, everyone
+                for it in parts:
+                    it.bound, it.partner = it.shared, it
+    return parts
+
+
+class _Image:
+    """A graph with paths numbered by size and name: the same however it is listed."""
+
+    def __init__(self, graph: Graph, popularity: dict[str, int]) -> None:
+        sizes = graph.nar_sizes
+        order = sorted(range(len(sizes)), key=lambda n: (-sizes[n], *_by_name(graph, n)))
+        number = {path: place for place, path in enumerate(order)}
+        self.graph, self.order = graph, order
+        self.count = min(len(order), MOST_PATHS)  # of the paths that are bits
+        self.sizes = [sizes[path] for path in order]
+        self.levels = [graph.closure_sizes[path].bit_length() for path in order]
+        self.counts = [popularity.get(store_name(graph.paths[path]), 0) for path in order]
+        self.references = [
+            sorted({number[needed] for needed in graph.references[path]} - {number[path]})
+            for path in order
+        ]
+        self.requested = sorted(number[path] for path in {*graph.roots, *graph.unreached})
+        self.closures: list = [None] * len(order)  # as bits
+        self.layers: dict[int, tuple[int, int]] = {}  # bytes and needs by paths
+
+    def measure(self, paths: int) -> tuple[int, int]:
+        """Return the bytes of paths, and all that they need."""
+        if paths not in self.layers:
+            size = sum(_selected(self.sizes, paths))
+            self.layers[paths] = size, reduce(or_, _selected(self.closures, paths), paths)
+        return self.layers[paths]
+
+    def tops(self, references: list[int]) -> list[int]:
+        """Return the references that no other one needs."""
+        further = self.below(references)
+        return [path for path in references if path >= self.count or not further >> path & 1]
+
+    def below(self, references: Iterable[int]) -> int:
+        """Return what references need, without themselves unless another one needs them."""
+        needs = [self.closures[path] & ~(1 << path) for path in references]
+        return reduce(or_, needs, 0)
+
+    def plan(self, budget: int, kept: list[int]) -> list[_Part]:
+        """Return the parts of the image beside the layers `kept`."""
+        room = max(1, budget - budget // ROOM)
+        by_closure = sorted(range(len(self.order)), key=lambda n: (-self.levels[n], n))
+        planned = {*by_closure[:MOST_PATHS]}
+        plans: list = [None] * len(self.order)
+        order = _reverse_postorder([*self.references, self.requested], len(self.order))
+        for path in reversed(order[1:]):
+            references = self.references[path]
+            if any(self.closures[needed] is None for needed in references):
+                name = _show(self.graph.paths[self.order[path]])
+                raise GraphError(f"{name}: paths refer to each other in a cycle")
+            own = 1 << path if path < self.count else 0
+            self.closures[path] = reduce(or_, map(self.closures.__getitem__, references), own)
+            tops = self.tops(references)
+            if path in planned and own:
+                support = Counter(chain.from_iterable(plans[top] for top in tops))
+                parts = self.parts([path], support, self.closures[path], room)
+                plans[path] = [part.paths for part in _merge(parts, [room])]
+            else:
+                layers = {*chain.from_iterable(plans[top] for top in tops)} | ({own} - {0})
+                plans[path] = sorted(layers)[-room - 1 :]
+        tops = asked = self.tops(self.requested)
+        if len(tops) == 1 and tops[0] < self.count:
+            tops = self.tops(self.references[tops[0]])
+        support = Counter(chain.from_iterable(plans[top] for top in tops))
+        whole = (1 << self.count) - 1
+        parts = self.parts([*asked], support, whole, budget, reduce(or_, kept, 0), tops)
+        return _merge(parts, [budget])
+
+    def parts(
+        self,
+        asked: list[int],
+        support: Counter[int],
+        closure: int,
+        budget: int,
+        held: int = 0,
+        tops: list[int] | None = None,
+    ) -> list[_Part]:
+        """Return the parts that a plan starts from.
+
+        `asked` are paths that stay apart; `support` says of each candidate how many plans have it;
+        `closure` are all paths, of which others have those that are `held`. With the paths `tops`
+        below those asked for, what is left is divided by dominators.
+        """
+        parts = []
+
+        def add(paths: int, count: float, apart: bool = False) -> None:
+            size, needs = self.measure(paths)
+            parts.append(_Part(paths, size, needs, 1, size * count / (count + 2), apart))
+
+        for path in asked:
+            if path < self.count and not held >> path & 1:
+                add(1 << path, 1, apart=True)
+                held |= 1 << path
+        worth = {}
+        for layer, count in support.items():
+            if not layer & layer - 1:
+                count += self.counts[layer.bit_length() - 1]
+            size, _ = self.measure(layer)
+            worth[layer] = size * count / (count + 2), count
+        for layer in sorted(worth, key=lambda it: (-worth[it][0], it)):
+            if not layer & held:
+                if len(parts) >= budget:
+                    break
+                add(layer, worth[layer][1])
+                held |= layer
+        left = closure & ~held
+        groups: dict[int, int] = {}
+        if left:
+            head = {}
+            if tops is not None:
+                alone = [it.paths.bit_length() - 1 for it in parts if not it.paths & it.paths - 1]
+                edges = {*tops, *alone} - ({*asked} if tops != asked else set())
+                head = _heads(self.references, sorted(edges))
+            for path in _selected(range(self.count), left):
+                above = head.get(path, path)
+                group = above if above != path else ~self.levels[path]
+                groups[group] = groups.get(group, 0) | 1 << path
+        for paths in groups.values():
+            add(paths, 0)
+        return parts
+
+    def rank(self, paths: int) -> float:
+        """Return the bytes of a layer for the chance that it differs, where 1 is 1 %."""
+        size, needs = self.measure(paths)
+        users = sum(closure & paths == paths for closure in self.closures)
+        return size * users / (PATHS_PER_CHANGE + users * _count_bits(needs))
+
+
+def _heads(references: list[list[int]], root_edges: list[int]) -> dict[int, int]:
+    """Return which child of the image dominates each path, itself for such a child."""
+    image = len(references)
+    order, dominator = dominator_tree([*references, root_edges], image)
+    head: dict[int, int] = {}
+    for path in order[1:]:
+        above = dominator[path]
+        head[path] = path if above == image else head[above]
+    return head
+
+
+def _reuse_alone(
+    graph: Graph, budget: int, known: list[list[str]], popularity: dict[str, int]
+) -> list[Layer]:
+    """Return the layers of one image. Raises `GraphError` if paths refer to each other in a cycle,
+    which those in a Nix store can't."""
+    image = _Image(graph, popularity)
+    number = {graph.paths[path]: place for place, path in enumerate(image.order)}
+    kept = [[number[path] for path in layer] for layer in known]
+    bits = [sum(1 << n for n in layer if n < image.count) for layer in kept]
+    parts = image.plan(budget - len(kept), bits)
+    asked = {*image.tops(image.requested)}
+    taken = {*chain(*kept)}
+    rest = [n for n in range(image.count, len(image.order)) if n not in taken]
+    if rest and not parts:
+        parts = [_Part(0, 0, 0)]
+    ranked = []
+    least = min(parts, key=lambda part: (part.apart, part.shared, part.paths), default=None)
+    for part in parts:
+        paths = [*_selected(range(image.count), part.paths)] + (rest if part is least else [])
+        reason = "requested" if part.apart else "own" if len(paths) == 1 else "merged"
+        if len(paths) > 1 and part.shared:
+            reason = "bundle"
+        top = any(path in asked for path in paths)
+        ranked.append(((top, -image.rank(part.paths), part.paths), paths, reason))
+    ordered = [(paths, "known") for paths in kept]
+    ordered += [(paths, reason) for _, paths, reason in sorted(ranked)]
+    return [
+        _layer(graph, image.order[min(paths)], [image.order[n] for n in paths], reason)
+        for paths, reason in ordered
+    ]
+
+
+def _reuse(
+    graphs: dict[str, Graph],
+    budgets: dict[str, int],
+    known: Sequence[list[list[str]]],
+    popularity: dict[str, int],
+) -> dict[str, list[Layer]]:
+    """Keep known layers, and merge parts in what is left: of one image, or of all together."""
+    layers = Counter(tuple(sorted({*layer})) for plan in known for layer in plan)
+    order = {layer: place for place, layer in enumerate(layers)}
+    sizes = dict(chain(*(zip(graph.paths, graph.nar_sizes) for graph in graphs.values())))
+
+    def by_bytes(layer: tuple) -> tuple:
+        return -sum(map(sizes.__getitem__, layer)), -len(layer), layer
+
+    kept: dict[str, list] = {}
+    for name, graph in graphs.items():
+        left = {*graph.paths}
+        same = [p for p in known if len(p) <= budgets[name] and sorted(chain(*p)) == sorted(left)]
+        if same:  # another image may have the same paths and a smaller budget
+            kept[name] = min(same, key=lambda it: (-len(it), it))
+            continue
+        kept[name] = []
+        for layer in sorted(filter(left.issuperset, layers), key=by_bytes):
+            if left.issuperset(layer) and len(kept[name]) < budgets[name] - (
+                len(left) > len(layer)
+            ):
+                kept[name].append(layer)
+                left.difference_update(layer)
+        kept[name].sort(key=lambda layer: (-layers[layer], order[layer]))
+    if len(graphs) == 1:
+        ((name, graph),) = graphs.items()
+        return {name: _reuse_alone(graph, budgets[name], kept[name], popularity)}
+
+    fleet = {name: [_named(layer, sizes, "known") for layer in kept[name]] for name in graphs}
+    names = sorted(name for name in graphs if sum(map(len, kept[name])) < len(graphs[name].paths))
+    paths, parts = _divide([graphs[name] for name in names], [kept[name] for name in names])
+    merged = _merge(parts, [budgets[name] - len(kept[name]) for name in names])
+    for part in sorted(merged, key=lambda part: (-_count_bits(part.images), part.paths)):
+        layer = _named([*_selected(paths, part.paths)], sizes, "fleet")
+        for name in _selected(names, part.images):
+            fleet[name].append(layer)
+    return fleet
+
+
+def _named(paths: Iterable[str], sizes: dict[str, int], reason: str) -> Layer:
+    contents = sorted(paths)
+    size = sum(map(sizes.__getitem__, contents))
+    return Layer(contents, size, max(contents, key=sizes.__getitem__), reason)
+
+
+def _divide(graphs: list[Graph], kept: list[list[tuple]]) -> tuple[list[str], list[_Part]]:
+    """Return all paths of a fleet, whose numbers are bits elsewhere, and the parts of the images.
+
+    A large path is a part, and so are the small paths together that are in the same images and have
+    closures of about the same size. What is worth least is one part of each image.
+    """
     paths = sorted({p for graph in graphs for p in graph.paths}, key=lambda p: (store_name(p), p))
     numbers = {path: number for number, path in enumerate(paths)}
     sizes, closure_sizes, needs, images = ([0] * len(paths) for _ in range(4))
@@ -842,22 +954,17 @@ def _divide(graphs: list[Graph], known: Iterable[tuple]) -> tuple[list[str], lis
             images[number[path]] |= 1 << image
             below = (needs[number[needed]] for needed in graph.references[path])
             needs[number[path]] = reduce(or_, below, 1 << number[path])
+        for path in chain(*kept[image]):
+            images[numbers[path]] ^= 1 << image
 
     alike: Counter[tuple] = Counter()  # paths as bits; a key begins with the images
     worth: Counter[tuple] = Counter()
-    fitting = [[numbers[path] for path in layer] for layer in known if numbers.keys() >= {*layer}]
-    fitting.sort(key=lambda it: (-sum(map(sizes.__getitem__, it)), -len(it), it))
-    for own_image, layer in enumerate(fitting, len(graphs)):
-        users = reduce(and_, map(images.__getitem__, layer))
-        for path in layer:
-            images[path] ^= users
-            alike[users | 1 << own_image, "known"] |= 1 << path
-    large = sum(sizes) // MOST_PARTS
+    large = sum(sizes) // MOST_PATHS
     for path, size in enumerate(sizes):
         level = path if size > large else ~closure_sizes[path].bit_length()
         alike[images[path], level] |= 1 << path
         worth[images[path], level] += size * (_count_bits(images[path]) - 1)
-    for key, _ in worth.most_common()[MOST_PARTS:]:
+    for key, _ in worth.most_common()[MOST_PATHS:]:
         least = alike.pop(key)
         for image in _selected(range(len(graphs)), key[0]):
             alike[1 << image, "rest"] |= least
@@ -868,35 +975,11 @@ def _divide(graphs: list[Graph], known: Iterable[tuple]) -> tuple[list[str], lis
     return paths, [
         _Part(held, sum(_selected(sizes, held)), reduce(or_, _selected(needs, held)), users)
         for held, users in sorted(layers.items())
+        if users
     ]
 
 
-def _merge(parts: list[_Part], budgets: list[int]) -> list[_Part]:
-    """Merge parts until no image has more than its budget; return those that are left."""
-    numbers = range(len(budgets))
-    counts = Counter(chain(*(_selected(numbers, part.images) for part in parts)))
-    while crowded := sum(1 << image for image in numbers if counts[image] > budgets[image]):
-        part = min(parts, key=attrgetter("cost"))
-        partner = part.partner
-        if part.cost != part.cost_with(partner, crowded):
-            # Costs of parts that have not changed only rise, as images come to fit. So the least
-            # that was found is the least if it is still right; otherwise the part looks again.
-            part.cost = _NEVER
-            images = part.images & crowded
-            for other in [it for it in parts if it.images & images and it is not part]:
-                cost = part.cost_with(other, crowded, part.cost)
-                if cost < part.cost:
-                    part.cost, part.partner = cost, other
-            continue
-        images = part.images & partner.images
-        paths, needs = part.paths | partner.paths, part.needs | partner.needs
-        merged = _Part(paths, part.size + partner.size, needs, images)
-        part.images ^= images
-        partner.images ^= images
-        part.cost = partner.cost = _UNKNOWN
-        parts = [it for it in (*parts, merged) if it.images]
-        counts.subtract(_selected(numbers, images))
-    return parts
+STRATEGIES: dict[str, Callable[..., dict[str, list[Layer]]]] = {"nixery": _nixery, "reuse": _reuse}
 
 
 # Explaining
@@ -1010,13 +1093,12 @@ def _run(arguments: argparse.Namespace) -> None:
     graphs = read_file(arguments.graph, read_graphs)
     popularity = read_file(arguments.pop, read_popularity) if arguments.pop else None
     known = read_file(arguments.known, read_plans) if arguments.known else []
-    budget, strategy = arguments.budget, arguments.strategy
-    if strategy == DEFAULT_STRATEGY:
-        plans = group_fleet(graphs, dict.fromkeys(graphs, budget), known, popularity)
-    elif known:
-        raise GraphError(f"--known: strategy {strategy} makes no use of layers that exist")
-    else:
-        plans = {name: group(graphs[name], budget, popularity, strategy) for name in graphs}
+    if arguments.known and arguments.strategy != DEFAULT_STRATEGY:
+        raise GraphError(f"--known: strategy {arguments.strategy} makes no use of known layers")
+    budget = arguments.budget
+    plans = group_fleet(
+        graphs, dict.fromkeys(graphs, budget), known, popularity, arguments.strategy
+    )
     explained = {}
     for name, graph in graphs.items():
         if graph.unreached:

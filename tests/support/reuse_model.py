@@ -5,55 +5,104 @@ For acyclic graphs, at whatever cost; the constants are those of the program.
 
 from __future__ import annotations
 
-from math import sqrt
+from collections import Counter
+from itertools import chain, combinations
+from typing import NamedTuple
 
 import group_layers as program
 from nixery_model import reachable
 
-Plan = list[frozenset[str]]
+
+class Part(NamedTuple):
+    paths: frozenset[str]
+    shared: float
+    apart: bool
 
 
-def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[list[str]]:
-    """Return the layers, each sorted, in no particular order."""
+def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[list[str]] | None:
+    """Return the layers, each sorted, in no particular order; None if merges cost the same."""
     graph = document["graph"]
     size = {entry["path"]: entry["narSize"] for entry in graph}
+    level = {entry["path"]: entry["closureSize"].bit_length() for entry in graph}
     references = {entry["path"]: set(entry["references"]) - {entry["path"]} for entry in graph}
     closure = {path: reachable(graph, [path]) for path in size}
-    small = {e["path"] for e in graph if e["closureSize"] < program.SMALL_CLOSURE}
     by_size = sorted(size, key=lambda path: (-size[path], program.store_name(path), path))
+    number = {path: place for place, path in enumerate(by_size)}
+    decided = True
 
-    def plan(needed: set[str], path: set[str]) -> Plan:
-        """The plan of a path that needs others; of the image, which is no path itself."""
-        further = set().union(*(closure[other] - {other} for other in needed))
-        parts = [plan(references[p], {p}) for p in by_size if p in needed - further]
-        parts += [[frozenset(path)]] if path else []
-        everything = path.union(*(closure[other] for other in needed))
-        if len(everything) <= budget and all(len(layer) == 1 for part in parts for layer in part):
-            return [frozenset([p]) for p in by_size if p in everything]
+    def bits(paths: frozenset[str]) -> int:
+        return sum(1 << number[path] for path in paths)
 
-        def worth(layer: frozenset[str], table: dict[str, int] = popularity) -> float:
-            count = table.get(program.store_name(min(layer)), 0) if len(layer) == 1 else 0
-            support: float = sum(layer in part for part in parts)
-            support += program.POPULAR_WORTH * count.bit_length()
-            return sum(map(size.__getitem__, layer)) * sqrt(support)
+    def total(paths: frozenset[str]) -> int:
+        return sum(map(size.__getitem__, paths))
 
-        taken: Plan = []
-        candidates = dict.fromkeys(layer for part in parts for layer in part)
-        for layer in sorted(candidates, key=worth, reverse=True):
-            if len(taken) < budget - 1 and not layer & set().union(*taken):
-                taken.append(layer)
-        left = everything.difference(*taken)
-        steady = left & small
-        if taken and steady not in (set(), left):
-            gained = sum(map(size.__getitem__, steady)) * program.STEADY_WORTH
-            if len(taken) == budget - 1 and gained > worth(taken[-1], {}):
-                left |= taken.pop()
-                steady = left & small
-            if len(taken) < budget - 1:
-                taken.append(frozenset(steady))
-                left -= steady
-        return taken + ([frozenset(left)] if left else [])
+    def stays(paths: frozenset[str]) -> float:
+        needs = set().union(*(closure[path] for path in paths))
+        return program.PATHS_PER_CHANGE / (program.PATHS_PER_CHANGE + len(needs))
+
+    def share(paths: frozenset[str], count: int) -> float:
+        return total(paths) * count / (count + 2)
+
+    def tops(needed: set[str]) -> set[str]:
+        return {p for p in needed if not any(p in closure[q] for q in needed - {p})}
+
+    def cost(a: Part, b: Part) -> float:
+        both = stays(a.paths | b.paths)
+        lost = 0.0 if a.apart == b.apart else 1e30
+        for one in sorted((a, b), key=lambda part: bits(part.paths)):
+            lost += one.shared
+            lost += total(one.paths) * (stays(one.paths) - both)
+        return lost
+
+    def merge(parts: list[Part], budget: int) -> list[Part]:
+        nonlocal decided
+        while len(parts) > 1:
+            costs = sorted((cost(a, b), n) for n, (a, b) in enumerate(combinations(parts, 2)))
+            if len(parts) <= budget and costs[0][0] >= program.LAYER_PRICE:
+                break
+            decided &= len(costs) == 1 or costs[0][0] < costs[1][0]
+            a, b = [*combinations(parts, 2)][costs[0][1]]
+            parts = [part for part in parts if part not in (a, b)]
+            parts.append(Part(a.paths | b.paths, 0, a.apart or b.apart))
+        return parts
+
+    def start(
+        asked: set[str], below: set[str], budget: int, edges: set[str] | None = None
+    ) -> list[Part]:
+        """The parts of a plan for the paths `asked` and what they need, from the plans `below`."""
+        everything = set().union(*(closure[path] for path in asked))
+        parts = [Part(frozenset([p]), share(frozenset([p]), 1), True) for p in asked]
+        support = Counter(chain.from_iterable(plan(path) for path in below))
+        for layer in support:
+            if len(layer) == 1:
+                support[layer] += popularity.get(program.store_name(min(layer)), 0)
+        held = set(asked)
+        worth = {layer: (-share(layer, n), bits(layer)) for layer, n in support.items()}
+        for layer in sorted(worth, key=worth.__getitem__):
+            if not layer & held and len(parts) < budget:
+                parts.append(Part(layer, share(layer, support[layer]), False))
+                held |= layer
+        groups: dict[object, set[str]] = {}
+        for path in everything - held:
+            group: object = level[path]
+            if edges is not None:
+                alone = edges.union(*(part.paths for part in parts if len(part.paths) == 1))
+                alone -= asked if asked != below else set()
+                for head in alone - {path}:
+                    if path not in alone and path not in reachable(graph, alone, without=head):
+                        above = {q for q in alone if head != q}
+                        if head not in above:
+                            group = head
+            groups.setdefault(group, set()).add(path)
+        return parts + [Part(frozenset(paths), 0, False) for paths in groups.values()]
+
+    def plan(path: str) -> list[frozenset[str]]:
+        room = max(1, budget - budget // program.ROOM)
+        parts = merge(start({path}, tops(references[path]), room), room)
+        return [part.paths for part in parts]
 
     roots = document["exportReferencesGraph"]["graph"]
-    requested = {*roots, *(set(size) - reachable(graph, roots))}
-    return [sorted(layer) for layer in plan(requested, set())]
+    asked = tops({*roots, *(set(size) - reachable(graph, roots))})
+    below = tops(references[min(asked)]) if len(asked) == 1 else asked
+    parts = merge(start(asked, below, budget, edges=below), budget)
+    return [sorted(part.paths) for part in parts] if decided else None

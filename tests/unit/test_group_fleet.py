@@ -15,7 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import group_layers
-from group_layers import MOST_PARTS, PATHS_PER_CHANGE, group_fleet, read_graphs, read_plans
+from group_layers import (
+    LAYER_PRICE,
+    MOST_PATHS,
+    PATHS_PER_CHANGE,
+    group_fleet,
+    read_graphs,
+    read_plans,
+)
 from nix import ROOT
 
 PROGRAM = ROOT / "group_layers.py"
@@ -84,7 +91,7 @@ def test_each_path_is_once_in_each_image_and_budgets_are_kept(fleet, budgets):
         assert 1 <= len(plans[name]) <= budget
 
 
-@given(fleets(), BUDGETS, st.sampled_from([1, 2, MOST_PARTS]), st.randoms())
+@given(fleets(), BUDGETS, st.sampled_from([1, 2, MOST_PATHS]), st.randoms())
 def test_the_order_and_the_names_of_images_make_no_difference(fleet, budgets, parts, chance):
     roots = fleet["exportReferencesGraph"]
     names = list(roots)
@@ -104,7 +111,7 @@ def test_the_order_and_the_names_of_images_make_no_difference(fleet, budgets, pa
         budget[old] for _, old in sorted((new, old) for old, new in renamed.items())
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(group_layers, "MOST_PARTS", parts)
+        patch.setattr(group_layers, "MOST_PATHS", parts)
         plans, again = plan(fleet, budgets), plan(exported, budgets_of_others)
     assert {renamed[name]: it for name, it in plans.items()} == again
 
@@ -122,9 +129,7 @@ def test_a_known_layer_is_used_whole_or_not_at_all(fleet, budgets, more):
         graphs = read_graphs(fleet)
         layers = group_fleet(graphs, dict.fromkeys(graphs, more), list(lock.values()))[new]
         for layer in layers:
-            assert (tuple(layer.contents) in locked_layers) == (layer.reason == "known") or (
-                not any(set(graphs[new].paths).issuperset(it) for it in locked_layers)
-            )
+            assert layer.reason != "known" or tuple(layer.contents) in locked_layers
 
 
 @pytest.mark.parametrize("shared", [0, 1])
@@ -160,7 +165,7 @@ def merge_by_definition(fleet: dict, budgets: list[int]) -> dict[str, set[frozen
     layers: dict[frozenset, set[str]] = {}
     alike: dict[tuple, set[str]] = {}
     for path, it in entries.items():
-        large = it["narSize"] > total // MOST_PARTS
+        large = it["narSize"] > total // MOST_PATHS
         level = it["closureSize"].bit_length()
         alike.setdefault((users[path], level, path if large else None), set()).add(path)
     for (names, _, _), paths in alike.items():
@@ -172,8 +177,8 @@ def merge_by_definition(fleet: dict, budgets: list[int]) -> dict[str, set[frozen
     while True:
         count = {name: sum(name in it for it in layers.values()) for name in images}
         crowded = {name for name in images if count[name] > limit[name]}
-        if not crowded:
-            return {n: {paths for paths, it in layers.items() if n in it} for n in images}
+        worth = bool(crowded)
+        crowded = crowded or set(images)
         costs = []
         for a, b in combinations(layers, 2):
             both = layers[a] & layers[b]
@@ -185,6 +190,8 @@ def merge_by_definition(fleet: dict, budgets: list[int]) -> dict[str, set[frozen
                 ]
                 costs.append((sum(lost) / len(both & crowded), a, b))
         costs.sort(key=lambda it: it[0])
+        if not worth and (not costs or costs[0][0] >= LAYER_PRICE):
+            return {n: {paths for paths, it in layers.items() if n in it} for n in images}
         assert len(costs) == 1 or costs[0][0] < costs[1][0], "two cost the same"
         _, a, b = costs[0]
         both = layers[a] & layers[b]
@@ -209,7 +216,8 @@ def test_the_plan_is_that_of_the_definition(seed):
 
 
 def test_what_is_worth_least_is_in_one_part_of_each_image(monkeypatch):
-    monkeypatch.setattr(group_layers, "MOST_PARTS", 1)
+    monkeypatch.setattr(group_layers, "MOST_PATHS", 1)
+    monkeypatch.setattr(group_layers, "LAYER_PRICE", 0)
     paths = [f"/nix/store/{number:032}-p" for number in range(4)]
     images = {"a": [paths[0], paths[1], paths[3]], "b": [paths[0], paths[2], paths[3]]}
     exported = document(dict(zip(paths, [3, 100, 100, 5])), {path: [] for path in paths}, images)
@@ -241,7 +249,7 @@ def run_program(folder, exported: dict, *arguments: str) -> subprocess.Completed
 
 
 PATHS = [f"/nix/store/{number:032}-{name}" for number, name in enumerate("abc")]
-SIZES = dict(zip(PATHS, (1, 10, 100)))
+SIZES = dict(zip(PATHS, (10**7, 10**8, 10**9)))
 REFERENCES = {PATHS[0]: [PATHS[1]], PATHS[1]: [], PATHS[2]: [PATHS[1]]}
 
 

@@ -21,7 +21,7 @@ IMAGES = """
   packed = { contents = [ pkgs.git ]; compressor = "zstd"; };
 """
 NAMES = ["web", "job", "shell", "packed"]
-DEFAULTS = 'defaults = { tag = "v1"; maxLayers = 8; };'
+DEFAULTS = 'defaults = { tag = "v1"; maxLayers = 6; };'
 
 
 def fleet(images: str = IMAGES, more: str = "") -> str:
@@ -66,8 +66,8 @@ class TestFleet:
     def test_images_keep_their_own_arguments(self, images):
         types = {name: image.manifest["layers"][0]["mediaType"] for name, image in images.items()}
         assert types["packed"].endswith("zstd") and types["web"].endswith("gzip")
-        assert len(images["web"].manifest["layers"]) <= 8
-        assert 8 < len(images["job"].manifest["layers"]) <= 20
+        assert len(images["web"].manifest["layers"]) <= 6
+        assert 6 < len(images["job"].manifest["layers"]) <= 20
 
     def test_images_have_the_closures_of_their_contents(self, nix, images):
         held = {path for layer in images["job"].store_paths for path in layer}
@@ -81,7 +81,7 @@ class TestFleet:
         assert done.stdout.startswith("Python 3")
 
     def test_fewer_bytes_than_of_the_same_images_planned_alone(self, nix, images):
-        planned_alone = """map (call: buildImage ({ tag = "v1"; maxLayers = 8; } // call)) [
+        planned_alone = """map (call: buildImage ({ tag = "v1"; maxLayers = 6; } // call)) [
           { name = "web"; contents = [ pkgs.python3 pkgs.bash ]; }
           { name = "job"; contents = [ pkgs.python3 pkgs.git ]; maxLayers = 20; }
         ]"""
@@ -165,12 +165,12 @@ class TestLock:
         assert derivations(nix, fleet(more, f"known = {lock};")) == derivations(nix, fleet())
 
     def test_a_new_image_has_layers_of_the_lock(self, nix, lock):
-        arguments = f"{{ maxLayers = 8; contents = [ pkgs.git ]; known = {lock}; }}"
+        arguments = f"{{ maxLayers = 6; contents = [ pkgs.git ]; known = {lock}; }}"
         image = nix.image(arguments)
         assert len(in_lock(lock, image)) > 1
 
     def test_packages_by_name_have_layers_of_the_lock_too(self, nix, lock):
-        image = nix.image_of(["git"], known=lock, maxLayers="8")
+        image = nix.image_of(["git"], known=lock, maxLayers="6")
         assert len(in_lock(lock, image)) > 1
 
     def test_what_is_no_plan_is_refused(self, nix, tmp_path):

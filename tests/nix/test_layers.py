@@ -33,7 +33,7 @@ def test_all_layers_are_shared_where_the_budget_is_enough(nix, contents):
 @pytest.mark.parametrize("contents", [BOTH, ENVIRONMENT])
 def test_most_bytes_are_shared_where_it_is_not(nix, contents):
     one, other = (store_layers(nix, c, 16) for c in (ONE, contents))
-    assert len(one) == len(other) == 15
+    assert max(len(one), len(other)) <= 15
     assert sum(one[digest] for digest in one.keys() & other.keys()) > 0.8 * sum(one.values())
 
 

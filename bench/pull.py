@@ -297,13 +297,14 @@ def measure_builds(images: Images, repeats: int) -> str:
 
 def write_report(file: Path, pulls: Pulls, fits: str, sizes: str, plans: str, builds: str) -> None:
     """Write the report of these tables."""
+    runs = f"{pulls.repeats} run{'s' if pulls.repeats > 1 else ''}"
     versions = "; ".join(f"{name}: {version}" for name, version in pulls.versions.items())
     paragraphs = (
         "# What a pull costs, measured",
         f"Written by `bench/pull.py`, whose `--help` says what is measured: {machine()}, "
-        f"{1000 * ROUND_TRIP:.0f} ms, {8 * BANDWIDTH / MEGA:.0f} Mbit/s, {pulls.repeats} runs of "
-        "each. "
-        f"In the last 15 minutes {os.getloadavg()[2]:.1f} processes were running on average.",
+        f"{1000 * ROUND_TRIP:.0f} ms, {8 * BANDWIDTH / MEGA:.0f} Mbit/s, {runs} of each. "
+        f"In the last 15 minutes {os.getloadavg()[2]:.1f} processes were running on average: the "
+        "more of them, the less do seconds mean, and the more CPU time.",
         f"Versions: {versions}.",
         "## The price of a layer",
         "Time = a + b x layers + c x megabytes of store paths, by the clock and in CPU time; the "

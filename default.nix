@@ -1,4 +1,4 @@
-# What other Nix code uses. `nix-build -A ATTRIBUTE` and the flake offer the same.
+# What other Nix code uses. `nix-build -A ATTRIBUTE` and the flake provide the same.
 {
   # Package set for the contents, with the tools in its `buildPackages`. A pinned nixpkgs by
   # default, since not every Nix has a channel; Debian's has none.

@@ -9,7 +9,7 @@
 {
   # The package set: the nixpkgs that this project is pinned to, or yours
   pkgs ? import ../build-image/names/load-pkgs.nix { },
-  # The image to build upon: an OCI image layout or an image archive
+  # The image to build on: an OCI image layout or an image archive
   base ? import ./environment.nix { inherit pkgs; },
 }:
 let

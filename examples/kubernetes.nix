@@ -1,5 +1,5 @@
 # A Kubernetes manifest that names its image by digest, from the same evaluation that makes the image.
-# The digest is known before anything is pushed, and building the manifest pushes nothing.
+# The digest is known before anything is pushed; building the manifest pushes nothing.
 #
 #   $(nix-build examples/kubernetes.nix -A image.copyTo --no-out-link)/bin/copy-to \
 #     docker://registry.example.org/kubernetes:latest

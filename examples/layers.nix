@@ -1,4 +1,4 @@
-# Layers that you choose: each list gets a layer of its own, and the rest is grouped as usual.
+# Layers that you choose: each list becomes a layer, and the rest is grouped as usual.
 #
 # Here two parts of a program that are always released together share a layer.
 #

@@ -1,6 +1,6 @@
 # A user with a name and a home folder.
 #
-# fakeRootCommands are run by an imitated root user, who can change the owner of files.
+# fakeRootCommands run as a simulated root user, who can change the owner of files.
 #
 #   docker load <"$(nix-build examples/user.nix -A archive --no-out-link)"
 #   docker run -it --rm user

@@ -1,4 +1,4 @@
-# Layers that are compressed by zstd, which unpacks faster than gzip, for registries and machines that
+# Layers that are compressed with zstd, which unpacks faster than gzip, for registries and machines that
 # support it.
 #
 #   $(nix-build examples/zstd.nix -A copyTo --no-out-link)/bin/copy-to docker://REGISTRY/zstd

@@ -104,8 +104,8 @@ def test_attributes_of_a_fleet_are_those_that_there_are(nix):
     assert sorted([*listed, "web"]) == found
 
 
-def test_offers_are_those_of_the_default_nix(nix):
-    listed = [names(row[0])[0] for row in rows("What default.nix and the flake offer")]
+def test_what_default_nix_provides_is_listed(nix):
+    listed = [names(row[0])[0] for row in rows("What default.nix and the flake provide")]
     assert sorted(listed) == sorted(nix.evaluate("builtins.attrNames nixery"))
 
 

@@ -244,7 +244,7 @@ def test_documentation_lists_the_arguments() -> None:
     expression = f'builtins.attrNames (builtins.functionArgs (import "{file}"))'
     known = json.loads(run("nix-instantiate", "--eval", "--json", "-E", expression).stdout)
     text = (ROOT / "docs" / "nixery-build-image.md").read_text()
-    table = text.partition("## What it takes")[2].partition("All other words")[0]
+    table = text.partition("## Arguments")[2].partition("Everything else")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert sorted(re.findall("`(.*?)`", "".join(rows))) == sorted({*known} - {"contents"})
 

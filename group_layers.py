@@ -565,7 +565,8 @@ def _subtrees(graph: Graph, root_edges: set[int]) -> dict[int, list[int]]:
 # merge costs is bytes that hosts pull needlessly:
 #
 # - Bytes that others would have shared. In a fleet of images that are built together it is known
-#   who has the same part. For an image alone it is estimated: if n plans of what it refers to have
+#   who has the same part; while images have too many layers, a merge costs less the more of them it
+#   helps. For an image alone it is estimated: if n plans of what it refers to have
 #   a layer, another image has it, too, in n of n + 2 cases. A popularity table adds to n. What was
 #   merged is in no other plan.
 # - Bytes that an update moves although they did not change: the bytes of each of the two times the
@@ -645,8 +646,9 @@ class _Part:
         self.chance = _chance(needs)
         self.partner, self.bound = self, shared  # what it costs least to merge it with, or less
 
-    def cost_with(self, other: _Part, images: int) -> float:
-        """Return what it costs to merge the two, in bytes for each of these images."""
+    def cost_with(self, other: _Part, images: int, crowded: bool) -> float:
+        """Return what it costs to merge the two in all images that have both, in bytes: divided by
+        how many of `images` they are if those are crowded."""
         both = self.images & other.images
         count = _count_bits(both & images)
         if not count:
@@ -656,7 +658,7 @@ class _Part:
         for part in (self, other) if self.paths < other.paths else (other, self):
             cost += part.shared if part.images == both else part.size
             cost += part.size * (part.chance - chance)
-        return cost / count
+        return cost / count if crowded else cost
 
 
 def _chance(needs: int) -> float:
@@ -681,7 +683,7 @@ def _merge(parts: list[_Part], budgets: list[int]) -> list[_Part]:
         partner = part.partner
         if part.bound == _NEVER or (not crowded and part.bound >= LAYER_PRICE):
             break
-        if partner is part or part.bound != part.cost_with(partner, images):
+        if partner is part or part.bound != part.cost_with(partner, images, crowded):
             # The costs of parts that have not changed only rise, as images come to fit. So the
             # least that was found is the least if it is still right.
             part.bound = _NEVER
@@ -689,7 +691,7 @@ def _merge(parts: list[_Part], budgets: list[int]) -> list[_Part]:
                 if part.shared + other.shared >= part.bound:
                     break
                 if other is not part:
-                    cost = part.cost_with(other, images)
+                    cost = part.cost_with(other, images, crowded)
                     if cost < part.bound:
                         part.bound, part.partner = cost, other
             continue

@@ -188,7 +188,7 @@ def merge_by_definition(fleet: dict, budgets: list[int]) -> dict[str, set[frozen
                     * (stays(one) - stays(a | b) + (layers[one] != both))
                     for one in (a, b)
                 ]
-                costs.append((sum(lost) / len(both & crowded), a, b))
+                costs.append((sum(lost) / (len(both & crowded) if worth else 1), a, b))
         costs.sort(key=lambda it: it[0])
         if not worth and (not costs or costs[0][0] >= LAYER_PRICE):
             return {n: {paths for paths, it in layers.items() if n in it} for n in images}

@@ -1139,7 +1139,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="group-layers",
         description="Group the store paths of an image into layers that other images have too.",
-        epilog="why a layer is one:\n"
+        epilog="reasons for layers:\n"
         + "\n".join(f"  {reason:10} {meaning}" for reason, meaning in REASONS.items()),
         # Asking for the terminal's width would import shutil, which is slow.
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
@@ -1149,16 +1149,17 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     why = "the reference graph, or graphs, that Nix exports (default: in a Nix build, the file with"
     flag("--graph", help=f"{why} the attributes)")
     flag("--pop", help="a popularity table (default: none)")
-    flag("--known", help="a plan, or an object of plans, with layers that exist (default: none)")
-    why = "where the plan goes, - for standard output (default: %(default)s)"
+    why = "a plan, or an object of plans, whose layers are used where they fit (default: none)"
+    flag("--known", help=why)
+    why = "the file for the plan, - for standard output (default: %(default)s)"
     flag("--out", default="layers.json", help=why)
     why = "the maximum number of layers (default: %(default)s)"
     flag("--budget", metavar="N", type=whole_number, default=DEFAULT_BUDGET, help=why)
     why = "how to choose them: %(choices)s (default: %(default)s)"
     flag("--strategy", metavar="NAME", choices=[*STRATEGIES], default=DEFAULT_STRATEGY, help=why)
-    why = "say on standard error why each layer is one"
+    why = "print the reason for each layer on standard error"
     parser.add_argument("--explain", action="store_true", help=why)
-    flag("--explain-json", help="write the same there as JSON")
+    flag("--explain-json", help="a file for the same as JSON")
     # Flags with one dash, as Go has them, are those of the original.
     flags = [re.sub("^-(?=[a-z]{2})", "--", word) for word in words]
     arguments, unknown = parser.parse_known_args(flags)

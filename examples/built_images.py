@@ -92,7 +92,7 @@ class Source:
     """Where packages come from, and at which of its revisions.
 
     `text` is "nixpkgs", "path:" and the absolute path of a package set, or "git:" and the address
-    of a repository with one; `tags` are patterns of the tags that may be asked for. Raises
+    of a repository with one; `tags` are patterns of the tags that clients may request. Raises
     ValueError.
     """
 
@@ -161,7 +161,7 @@ class Images:
                 try:
                     self.hold(Image.read(root))
                 except UNREADABLE as error:
-                    logging.warning("%s is no answer, and is ignored: %r", root, error)
+                    logging.warning("%s is not an answer, and is ignored: %r", root, error)
         logging.info("%d images are held in %s", len(self.held), state)
 
     def hold(self, image: Image) -> Image:
@@ -205,7 +205,7 @@ class Images:
         patience come again. Raises Refusal, and GoneError when `is_gone` says that the client left.
         """
         if not self.source.allows(tag):
-            message = f"tags that may be asked for: {', '.join(self.source.tags)}"
+            message = f"allowed tags: {', '.join(self.source.tags)}"
             raise Refusal(404, "MANIFEST_UNKNOWN", message)
         image = self.pinned.get((name, tag))
         if image and image.root.exists():
@@ -214,7 +214,7 @@ class Images:
             job = self.jobs.get((name, tag))
             if job is None:
                 if len(self.jobs) >= MOST_JOBS:
-                    message = f"{MOST_JOBS} images are being made or waited for: ask again later"
+                    message = f"{MOST_JOBS} images are being built or wait: try again later"
                     raise Refusal(503, "UNAVAILABLE", message)
                 job = self.jobs[name, tag] = Job(name, tag)
                 threading.Thread(target=self.work, args=[job], daemon=True).start()

@@ -4,7 +4,7 @@
     examples/registry.py &
     skopeo copy --src-tls-verify=false docker://localhost:8080/git/jq oci:image
 
-The image's name is its packages (`shell` stands for what one wants at hand). The tag is the
+The image's name is its packages (`shell` stands for bash and common tools). The tag is the
 revision of nixpkgs that they come from, and `latest` the project's own. Other tags must be allowed
 with --tag, since a tag can name any commit of any fork of nixpkgs.
 
@@ -16,7 +16,7 @@ strangers typed with --argstr, reads one JSON file, and sends files of the Nix s
 (built_images.py). Encryption and users are left to a reverse proxy, which can serve the blobs, too:
 see docs/registry.md. Follows the "pull" part of the OCI distribution specification 1.1.
 
-When it ends, in whatever way, its builds end.
+When it ends, even if it is killed, its builds end.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
         is_chunked = "Transfer-Encoding" in self.headers
         if is_chunked or self.headers.defects or any(length != "0" for length in lengths):
             self.close_connection = True
-            raise Refusal(400, "UNSUPPORTED", "a request has no body here")
+            raise Refusal(400, "UNSUPPORTED", "requests must not have a body")
 
     def answer_request(self) -> None:
         if self.path in ("/v2", "/v2/"):
@@ -107,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
             tags = [tag for tag in self.images.source.tags if re.fullmatch(TAG, tag)]
             self.send(200, json.dumps({"name": name, "tags": tags}).encode(), "application/json")
         else:
-            raise Refusal(404, "UNSUPPORTED", "of tags there is a list and nothing else")
+            raise Refusal(404, "UNSUPPORTED", "the only request about tags is tags/list")
 
     def is_gone(self) -> bool:
         """Return whether the client has hung up."""
@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             blob = self.images.find_blob(digest).open("rb")
         except OSError:
-            raise Refusal(404, "BLOB_UNKNOWN", "no image that is held has this blob") from None
+            raise Refusal(404, "BLOB_UNKNOWN", "no image here has this blob") from None
         with blob:
             size = os.fstat(blob.fileno()).st_size
             headers = {"Docker-Content-Digest": digest, "Accept-Ranges": "bytes"}
@@ -267,7 +267,7 @@ def main() -> None:
         default=["latest"],
         dest="tags",
         metavar="PATTERN",
-        help="allow tags such as nixos-25.05 or 'nixos-*' beside latest; can be repeated",
+        help="allow tags such as nixos-25.05 or 'nixos-*' in addition to latest; can be repeated",
     )
     parser.add_argument("--state", type=Path, default=state / "nixery-registry", metavar="FOLDER")
     parser.add_argument("options", nargs="*", help="for nixery-build-image: -- --timeout 600")

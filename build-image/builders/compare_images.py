@@ -43,7 +43,8 @@ def read_older_plan(file: str, name: str) -> list[Layer]:
             plan = plan[name]
         return read_plan(plan)
     except (KeyError, TypeError, ValueError):
-        fail(f'{file} is no plan: expected [{{"contents": [PATH, ...]}}, ...] or a fleet\'s lock')
+        expected = '[{"contents": [PATH, ...]}, ...]'
+        fail(f"{file} is not a plan: expected {expected} or a fleet's lock")
 
 
 def main() -> None:

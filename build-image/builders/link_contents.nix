@@ -5,7 +5,7 @@
   contents,
   # The store paths that these are in; their closure is what links may lead to
   storePaths,
-  # Shell commands that run in the root, the latter as an imitated root user; "" for none
+  # Shell commands that run in the root, the latter as a simulated root user; "" for none
   extraCommands,
   fakeRootCommands,
   # What read_base_image.py writes as `tree`, or null

@@ -195,11 +195,14 @@ def check_files(entries: dict[str, Entry], what: str, store: str, store_paths: s
     for place, entry in entries.items():
         source = entry.target or f"the {entry.kind} {place}"
         if os.path.basename(place).startswith(WHITEOUT):
-            fail(f"{what}: {source} would remove a file from the image: no name may begin .wh.")
+            fail(
+                f"{what}: {source} would remove a file from the image: names must not begin with "
+                f"{WHITEOUT}"
+            )
         if place and entry.kind != "folder" and f"{store}/".startswith(f"{place}/"):
             fail(
-                f"{what}: {source} is no folder, and would take the place of /{place}, which holds "
-                "the store"
+                f"{what}: {source} is not a folder, and would take the place of /{place}, which "
+                "holds the store"
             )
         if f"/{place}" in store_paths:
             fail(f"{what}: {source} would take the place of the store path /{place}")
@@ -212,8 +215,8 @@ def check_store_folder(entries: dict[str, Entry], store: str) -> None:
     for place in [*above(store)[1:], store]:
         if place in entries and entries[place].kind != "folder":
             fail(
-                f"the commands made /{place}, which is no folder: it would take the place of the "
-                "store"
+                f"the commands made /{place}, which is not a folder: it would take the place of "
+                "the store"
             )
 
 

@@ -94,7 +94,7 @@ class Layout:
         """Return the file of a blob, whose bytes have been compared with its descriptor."""
         digest, size = field(descriptor, "digest", str), field(descriptor, "size", int)
         if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
-            raise ImageError(f"{digest} is no digest")
+            raise ImageError(f"{digest} is not a digest")
         file = self.find(blob_path("", digest))
         if file is None or not os.path.isfile(file):
             hint = ", which is fetched from elsewhere" if descriptor.get("urls") else ""
@@ -300,7 +300,7 @@ def open_archive(
             file, "r:", tarinfo=CheckedHeader, errors="surrogateescape"
         )
     except tarfile.TarError:
-        raise FormatError("it is no tar file") from None
+        raise FormatError("it is not a tar file") from None
     members = _Members(archive, folder)
     names = members.members
     if "index.json" in names and "oci-layout" in names:

@@ -129,8 +129,8 @@ def refuse_whiteouts(store_paths: list[str]) -> None:
             for name in folders + files:
                 if name.startswith(WHITEOUT):
                     fail(
-                        f"{folder}/{name} would remove a file from the image: no name may begin "
-                        f"{WHITEOUT}"
+                        f"{folder}/{name} would remove a file from the image: names must not "
+                        f"begin with {WHITEOUT}"
                     )
 
 

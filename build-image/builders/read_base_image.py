@@ -259,13 +259,13 @@ def main() -> None:
             image = open_archive(source, scratch, attributes["decompressors"], *machine)
         read_image(image, attributes, scratch)
     except RecursionError:
-        fail(f"fromImage {source} is no image that can be read: its JSON is nested too deeply")
+        fail(f"fromImage {source} cannot be read as an image: its JSON is nested too deeply")
     except FormatError as error:
         fail(f"fromImage {source} is neither an OCI layout nor an image archive: {error}")
     except (OSError, ValueError, EOFError, tarfile.TarError, subprocess.SubprocessError) as error:
         # When tarfile can't open a file, it has a line for each compression that it tried.
-        reason = "a layer is no tar file" if "\n" in str(error) else error
-        fail(f"fromImage {source} is no image that can be read: {reason}")
+        reason = "a layer is not a tar file" if "\n" in str(error) else error
+        fail(f"fromImage {source} cannot be read as an image: {reason}")
     shutil.rmtree(scratch)
 
 

@@ -42,7 +42,7 @@ def check_program(key: str, program: str, store_dir: str) -> None:
     else:
         if stat.S_ISREG(mode) and mode & 0o111:
             return
-        problem = "that is a folder" if stat.S_ISDIR(mode) else "that is no program"
+        problem = "that is a folder" if stat.S_ISDIR(mode) else "that is not a program"
     folder = os.path.join(store_path, "bin")
     programs = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     hint = f"; it has bin/{', bin/'.join(programs[:5])}" if programs else ""

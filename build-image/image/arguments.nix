@@ -55,7 +55,7 @@ let
   absent = {
     # dockerTools.streamLayeredImage
     debug = "leave it out: -A explain says why each layer is one";
-    enableFakechroot = "leave it out: no program sees the image as / here; write the files that it would write";
+    enableFakechroot = "leave it out: during the build, the image is not at /; write the files that the program would write";
     layeringPipeline = "write layers, popularity or maxLayers";
     # dockerTools.buildImage
     buildVMMemorySize = "leave it out: no virtual machine is started";
@@ -63,8 +63,8 @@ let
     diskSize = "leave it out: no virtual machine is started";
     fromImageName = "leave it out, and pass as fromImage an archive of one image";
     fromImageTag = "leave it out, and pass as fromImage an archive of one image";
-    keepContentsDirlinks = "leave it out: a link to a folder at the root is taken for the folder";
-    runAsRoot = "write fakeRootCommands, which are run by an imitated root user outside the image";
+    keepContentsDirlinks = "leave it out: a link to a folder at the root always becomes a folder";
+    runAsRoot = "write fakeRootCommands, which run as a simulated root user, outside of the image";
     # nix2container.buildImage
     arch = "write architecture";
     fromImageEnv = "leave it out: all settings of the base stay that config does not replace";
@@ -123,9 +123,9 @@ let
       gid ? 0,
       uname ? "root",
       gname ? "root",
-      # The most layers that the image may have, those of the base included
+      # The maximum number of layers, those of the base included
       maxLayers ? 100,
-      # An image to build upon: an OCI image layout or an image archive, or null
+      # An image to build on: an OCI image layout or an image archive, or null
       fromImage ? null,
       # Shell commands that run in the image's root when the contents are linked
       extraCommands ? "",
@@ -284,7 +284,7 @@ let
           checked;
       architecture = check "architecture" (
         value: isString value && match "[a-z0-9]{1,16}" value != null && goName value == value
-      ) "a name of Go's, such as \"${goName architecture}\"" architecture;
+      ) "a GOARCH value, such as \"${goName architecture}\"" architecture;
       variant = if architecture == machine.architecture or null then machine.variant or "" else "";
 
       created = time "created" created;

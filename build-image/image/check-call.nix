@@ -20,7 +20,7 @@ let
   unknown = attrNames (removeAttrs given known);
   missing = filter (argument: !formals.${argument} && !(given ? ${argument})) known;
   suggest = import ../names/did-you-mean.nix { names = known; };
-  refuse = problem: throw "${name}: ${problem}; there are ${concatStringsSep ", " known}";
+  refuse = problem: throw "${name}: ${problem}; the arguments are ${concatStringsSep ", " known}";
 in
 if !isAttrs given then
   throw "${name} takes a set of arguments: ${concatStringsSep ", " known}"

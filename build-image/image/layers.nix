@@ -17,7 +17,7 @@
   archives,
   # Lists of store paths, each of which is a layer whatever group_layers.py says
   groups,
-  # The most layers that the image may have, those of the base included
+  # The maximum number of layers, those of the base included
   maxLayers,
   # The description of a base image's layers, a file, or null
   base,

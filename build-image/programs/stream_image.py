@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 def parse_reference(word: str) -> str:
     """Return `word` if it is a name and a tag; raises ArgumentTypeError."""
     if not REFERENCE.fullmatch(word):
-        raise argparse.ArgumentTypeError(f"{word!r} is no name and tag such as team/notes:2")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a name and tag such as team/notes:2")
     return word
 
 

@@ -122,7 +122,7 @@ class TestConfig:
             ),
             (
                 '{ Entrypoint = [ ]; Cmd = [ (pkgs.writeText "x" "x") ]; }',
-                "-x, and that is no program",
+                "-x, and that is not a program",
             ),
         ],
     )

@@ -270,7 +270,7 @@ class TestUsage:
             ([], "no destination: name one, as in copy-to docker://registry.example.org/name:tag"),
             ([PLAIN], "no destination: name one, as in copy-to docker://"),
             (["--dest-creds", "docker://user:secret"], "no destination: name one"),
-            (["localhost:5000/app"], "localhost:5000/app is no destination: write docker://"),
+            (["localhost:5000/app"], "localhost:5000/app is not a destination: write docker://"),
             (["oci:folder", "docker://"], "docker://: write docker://REGISTRY/NAME:TAG"),
         ],
     )

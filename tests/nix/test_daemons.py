@@ -145,7 +145,7 @@ class TestDocker:
         copy_to = nix.build_image(arguments, "copyTo").path / "bin" / "copy-to"
         done = attempt(copy_to, "docker-daemon:zstd", env=docker.environment)
         assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith(
-            '(this docker takes no zstd: build the image with `compressor = "gz"`)'
+            '(this docker cannot read zstd: build the image with `compressor = "gz"`)'
         )
 
     @pytest.mark.parametrize(

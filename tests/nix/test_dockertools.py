@@ -77,14 +77,14 @@ COERCIONS = [
 
 # An argument, a value that is taken there and not here, and what to write.
 INSTEAD = [
-    ("enableFakechroot", "true", "write the files that it would write"),
+    ("enableFakechroot", "true", "write the files that the program would write"),
     ("layeringPipeline", '[ [ "popularity_contest" ] ]', "write layers, popularity or maxLayers"),
     ("created", '"yesterday"', 'must be a time from 1970 to 9999 such as "2024-05-06"'),
     ("created", '"6 May 2024"', 'must be a time from 1970 to 9999 such as "2024-05-06"'),
     ("created", "null", 'must be a time from 1970 to 9999 such as "2024-05-06"'),
     ("created", "20240506", 'must be a time from 1970 to 9999 such as "2024-05-06"'),
     ("created", '"0001-01-01T00:00:00Z"', 'must be a time from 1970 to 9999 such as "2024-05-06"'),
-    ("architecture", '"x86_64"', 'must be a name of Go\'s, such as "amd64"'),
+    ("architecture", '"x86_64"', 'must be a GOARCH value, such as "amd64"'),
     ("maxLayers", "128", "must be a number from 1 to 125"),
     ("uname", "null", "must be a name of at most 31 characters without colons or spaces"),
     ("uname", '"a:b"', "must be a name of at most 31 characters without colons"),
@@ -95,7 +95,7 @@ INSTEAD = [
     # dockerTools.buildImage
     ("copyToRoot", ONE, "write contents"),
     ("runAsRoot", '"true"', "write fakeRootCommands"),
-    ("keepContentsDirlinks", "true", "a link to a folder at the root is taken for the folder"),
+    ("keepContentsDirlinks", "true", "a link to a folder at the root always becomes a folder"),
     ("fromImageName", '"debian"', "pass as fromImage an archive of one image"),
     ("fromImageTag", '"12"', "pass as fromImage an archive of one image"),
     ("diskSize", "1024", "no virtual machine is started"),
@@ -309,8 +309,8 @@ class TestNameGivenToTheScript:
     @pytest.mark.parametrize(
         ("words", "told"),
         [
-            (["--repo_tag", "notes"], "'notes' is no name and tag such as team/notes:2"),
-            (["--repo_tag", "Notes:2"], "'Notes:2' is no name and tag"),
+            (["--repo_tag", "notes"], "'notes' is not a name and tag such as team/notes:2"),
+            (["--repo_tag", "Notes:2"], "'Notes:2' is not a name and tag"),
             (["--repo_tag"], "expected one argument"),
             (["notes:2"], "unrecognized arguments: notes:2"),
             (["--unknown"], "unrecognized arguments: --unknown"),

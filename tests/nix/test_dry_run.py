@@ -259,8 +259,8 @@ class TestChangesFrom:
         [
             ("5", "changesFrom takes an image, or a file with a plan (groupedLayers)"),
             ("{ }", "changesFrom takes an image, or a file with a plan (groupedLayers)"),
-            ('pkgs.writeText "x" "[5]"', "is no plan: expected"),
-            ('pkgs.writeText "x" "[[5]"', "is no plan: expected"),
+            ('pkgs.writeText "x" "[5]"', "is not a plan: expected"),
+            ('pkgs.writeText "x" "[[5]"', "is not a plan: expected"),
         ],
     )
     def test_what_is_no_older_image_is_said_in_one_sentence(self, nix, older, told):

@@ -136,7 +136,7 @@ class TestFleet:
         ("words", "told"),
         [
             ([], "no destination: name one, as in copy-to docker://registry.example.org/team"),
-            (["example.org/team"], "example.org/team is no destination: write docker://"),
+            (["example.org/team"], "example.org/team is not a destination: write docker://"),
         ],
     )
     def test_its_program_says_what_to_write(self, nix, words, told):

@@ -35,9 +35,12 @@ CALLS = [
     ),
     (
         "buildImages { image.web = { }; }",
-        "buildImages: there is no argument image (did you mean images?); there are defaults, imag",
+        "buildImages: there is no argument image (did you mean images?); the arguments are",
     ),
-    ("buildImages { }", "buildImages: the argument images is missing; there are defaults, images"),
+    (
+        "buildImages { }",
+        "buildImages: the argument images is missing; the arguments are defaults, images",
+    ),
     ("buildImages [ ]", "buildImages takes a set of arguments: defaults, images, known"),
     (
         '(buildImages { images.web = { }; known = "lock.json"; }).web',
@@ -50,15 +53,18 @@ CALLS = [
     # Indexes
     (
         'buildIndex { nam = "x"; images = [ ]; }',
-        "buildIndex: there is no argument nam (did you mean name?); there are images, name, tag",
+        "buildIndex: there is no argument nam (did you mean name?); the arguments are images",
     ),
-    ('buildIndex { name = "x"; }', "buildIndex: the argument images is missing; there are ima"),
+    (
+        'buildIndex { name = "x"; }',
+        "buildIndex: the argument images is missing; the arguments are ima",
+    ),
     (f'buildIndex {{ name = "a b"; images = [ {IMAGE} ]; }}', "buildIndex: name must be letters"),
     ('buildIndex { name = "x"; images = [ 1 ]; }', "buildIndex: images must be a list of what"),
     # The project itself
     (
         f'(import "{ROOT}" {{ pkg = pkgs; }}).buildImage {{ }}',
-        "default.nix: there is no argument pkg (did you mean pkgs?); there are pkgs",
+        "default.nix: there is no argument pkg (did you mean pkgs?); the arguments are pkgs",
     ),
     # Files
     (

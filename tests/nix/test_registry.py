@@ -255,7 +255,7 @@ def test_what_is_not_there(registry: Registry) -> None:
 
 
 def test_tag_that_is_not_allowed(registry: Registry) -> None:
-    message = "tags that may be asked for: latest, some-*"
+    message = "allowed tags: latest, some-*"
     refused = (404, "MANIFEST_UNKNOWN", message)
     assert registry.error("/v2/hello/manifests/other") == refused
     assert registry.get("/v2/hello/manifests/some-tag")[0].status == 200

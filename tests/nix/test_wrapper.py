@@ -152,7 +152,7 @@ def test_timeout(odd: Wrapper) -> None:
         ("--argstr srcArgs here", "srcArgs for srcType 'path' must be the absolute path of a pack"),
         (
             "--argstr pkgSource path!/set",
-            "there is no argument pkgSource; there are contents, impo",
+            "there is no argument pkgSource; the arguments are contents, impo",
         ),
         ("--argstr maxLayerz 7", "there is no argument maxLayerz (did you mean maxLayers?)"),
         ("--arg package []", "there is no argument package (did you mean packages?)"),

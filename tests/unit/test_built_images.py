@@ -213,4 +213,4 @@ def test_a_damaged_state_file_is_ignored(
 ) -> None:
     (tmp_path / "damaged-answer").write_text(text)
     assert not Images([], Source("nixpkgs", ["latest"]), tmp_path).held
-    assert "damaged-answer is no answer, and is ignored" in caplog.text
+    assert "damaged-answer is not an answer, and is ignored" in caplog.text

@@ -165,8 +165,8 @@ HOSTILE = {
     "a configuration of text": (config(config="x"), "config is not an object"),
     "layers that are text": (image(manifest={"layers": "x"}), "layers is not a list"),
     "no configuration": (image(manifest={"config": None}), "config is not an object"),
-    "a digest with a way out": (layers(digest="sha256:../../x"), "is no digest"),
-    "a digest of another kind": (layers(digest="md5:" + "0" * 32), "is no digest"),
+    "a digest with a way out": (layers(digest="sha256:../../x"), "is not a digest"),
+    "a digest of another kind": (layers(digest="md5:" + "0" * 32), "is not a digest"),
     "a digest of nothing": (layers(digest="sha256:" + "0" * 64), "is missing, or a link"),
     "another size": (layers(size=1), "has other bytes than its name says"),
     "a size that is true": (layers(size=True), "size is not a number"),
@@ -190,7 +190,7 @@ def test_hostile_image_is_refused_in_one_line(layout: Layout, case: str) -> None
     done = read(layout.folder)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: fromImage {layout.folder} is ")
+    assert line.startswith(f"error: fromImage {layout.folder} ")
     assert complaint in line
     assert not (layout.folder.parent / "build" / "image").exists()
 
@@ -200,7 +200,7 @@ def test_layer_that_was_cut_is_refused(layout: Layout) -> None:
     layout.write_image(LAYER, manifest={"layers": [layout.write_blob(data[:50_000])]})
     done = read(layout.folder)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"error: fromImage {layout.folder} is ")
+    assert done.stderr.splitlines()[-1].startswith(f"error: fromImage {layout.folder} ")
 
 
 def test_right_one_of_several_images_is_taken(layout: Layout) -> None:
@@ -302,7 +302,7 @@ def test_archive_of_another_kind_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "archive").write_bytes(make_tar("a", "b"))
     done = read(tmp_path / "archive")
     assert done.returncode == 1
-    assert re.match(f"error: fromImage {tmp_path}/archive is ", done.stderr.splitlines()[-1])
+    assert re.match(f"error: fromImage {tmp_path}/archive ", done.stderr.splitlines()[-1])
 
 
 def test_file_that_is_no_archive_is_one_line(tmp_path: Path) -> None:
@@ -310,7 +310,9 @@ def test_file_that_is_no_archive_is_one_line(tmp_path: Path) -> None:
     done = read(tmp_path / "archive")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.endswith("archive is neither an OCI layout nor an image archive: it is no tar file")
+    assert line.endswith(
+        "archive is neither an OCI layout nor an image archive: it is not a tar file"
+    )
 
 
 def test_archive_of_docker_is_read_with_its_links(tmp_path: Path) -> None:
@@ -344,7 +346,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an empty file": (lambda folder: write_file(folder, b""), "it is empty"),
     "a cut archive": (
         lambda folder: write_file(folder, write_docker_archive(folder, ("a",)).read_bytes()[:1500]),
-        "is no image",
+        "cannot be read as an image",
     ),
     "a missing layer": (
         lambda folder: write_file(
@@ -371,7 +373,7 @@ def test_archive_that_is_no_image_is_one_line_that_says_what_to_do(
     done = read(write(tmp_path))
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
-    assert line.startswith(f"error: fromImage {tmp_path}/archive is ") and complaint in line
+    assert line.startswith(f"error: fromImage {tmp_path}/archive ") and complaint in line
     assert len(line) < 300 and "Traceback" not in done.stderr
 
 

@@ -3,7 +3,7 @@
 Destinations are skopeo's, and ssh:
 
   docker://REGISTRY/NAME:TAG         a registry
-  docker-daemon:NAME:TAG             docker, where DOCKER_HOST or its context says that it is
+  docker-daemon:NAME:TAG             docker, as set by DOCKER_HOST or its context
   containers-storage:NAME:TAG        podman
   ssh://[USER@]HOST[:PORT]/NAME:TAG  docker or podman on another machine
   oci:FOLDER:TAG, oci-archive:FILE, docker-archive:FILE, dir:FOLDER
@@ -12,7 +12,7 @@ Only the layers that are missing there are sent. Options go to `skopeo copy`, fo
 
   --dest-creds USER:PASSWORD  (or log in beforehand, with `skopeo login` or `docker login`)
   --dest-tls-verify=false     for a registry without TLS
-  --retry-times N             for a network that fails now and then
+  --retry-times N             for an unreliable network
 
   --dry-run  sends nothing, and says what a push to a registry or docker would send, how the image
              differs from the one that has the tag now, and why; with --json, a line for each image
@@ -47,15 +47,15 @@ from skopeo import Skopeo
 FLEET_HELP = """Push the images of a fleet: copy-to DESTINATION ... [OPTION ...]
 
 Pushes {names}.
-Each becomes DESTINATION/NAME:TAG; its name and digest are written. Destinations begin as those of a
-single image do: docker://REGISTRY/TEAM, docker-daemon:, containers-storage:, ssh://[USER@]HOST[:PORT],
-oci:FOLDER. Options go to `skopeo copy`.
+Each becomes DESTINATION/NAME:TAG; its name and digest are printed. Destinations begin like those of
+a single image: docker://REGISTRY/TEAM, docker-daemon:, containers-storage:,
+ssh://[USER@]HOST[:PORT], oci:FOLDER. Options go to `skopeo copy`.
 """
 
 
 # What docker before version 23, and skopeo on its behalf, say of zstd
 NO_ZSTD = re.compile("zstd compression is not supported|archive/tar: invalid tar header")
-NO_ZSTD_ADVICE = 'this docker takes no zstd: build the image with `compressor = "gz"`'
+NO_ZSTD_ADVICE = 'this docker cannot read zstd: build the image with `compressor = "gz"`'
 
 
 class Copier:

@@ -149,7 +149,7 @@ def read_words(words: Sequence[str], example: str) -> tuple[list[Destination], l
         elif scheme:
             destinations.append(Destination(scheme, word[len(scheme) :]))
         elif bare := BARE.fullmatch(word):
-            raise UsageError(f"{word} is no destination: write docker://{bare[1]}")
+            raise UsageError(f"{word} is not a destination: write docker://{bare[1]}")
         else:
             number = len(words) - len(remaining)
             raise UsageError(

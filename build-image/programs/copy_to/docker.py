@@ -156,8 +156,8 @@ class Docker:
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise Failure(
-                f"docker does not answer at {self.url}: {reason} (start it, or name another by "
-                "DOCKER_HOST)"
+                f"docker does not answer at {self.url}: {reason} (start it, or set DOCKER_HOST "
+                "for another)"
             ) from None
         finally:
             connection.close()

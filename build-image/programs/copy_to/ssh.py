@@ -51,7 +51,7 @@ MARK = "copy-to: by "
 
 # What to do about failures that ssh only describes
 ADVICE = {
-    "Permission denied": "copy-to needs what `ssh` logs in with",
+    "Permission denied": "copy-to logs in as `ssh` does: try that first",
     "Host key verification failed": "log in with `ssh` once, to accept the server's key",
     "forwarding failed": "the server must allow it: AllowTcpForwarding in its sshd_config",
 }

@@ -42,6 +42,7 @@ class TestReferences:
 
     def test_path_is_copied_to_the_store_and_into_the_image(self, nix, tmp_path):
         (tmp_path / "program").write_text("#!/bin/sh\n")
+        (tmp_path / "program").chmod(0o755)
         image = nix.image(f"{{ config.Entrypoint = [ {tmp_path}/program ]; }}")
         (program,) = image.config["config"]["Entrypoint"]
         assert packed_paths(image) == [program] and program.endswith("-program")

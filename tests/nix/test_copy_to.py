@@ -67,10 +67,10 @@ class TestSending:
 
     def test_is_sent_only_the_layers_that_it_lacks(self, nix, registry):
         there = registry.reference("grows")
-        small = nix.build_image("{ contents = [ pkgs.hello ]; }", "copyTo").path
+        small = nix.build_image("{ contents = [ pkgs.git ]; }", "copyTo").path
         run(small / "bin" / "copy-to", f"{there}:1", PLAIN)
         before = registry.uploads
-        large = nix.build_image("{ contents = [ pkgs.hello pkgs.tree ]; }", "copyTo").path
+        large = nix.build_image("{ contents = [ pkgs.git pkgs.tree ]; }", "copyTo").path
         done = run(large / "bin" / "copy-to", f"{there}:2", PLAIN)
         # The new package, the root's links and the configuration.
         assert registry.uploads == before + 3

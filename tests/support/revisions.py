@@ -11,8 +11,8 @@ from nix import Nix, run
 
 def with_new_page() -> str:
     """Return arguments of an image that was not built before: with a page of its own."""
-    page = f'pkgs.writeTextDir "page" "{uuid.uuid4()}"'
-    return f'{{ name = "page"; contents = [ pkgs.tree ({page}) ]; }}'
+    page = f'pkgs.writeTextDir "page" "{uuid.uuid4()} ${{pkgs.tree}}"'
+    return f'{{ name = "page"; contents = [ ({page}) ]; }}'
 
 
 def delete_layers(nix: Nix, arguments: str) -> list[Path]:

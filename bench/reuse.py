@@ -34,9 +34,9 @@ year            MB that a host pulls for a service: the image (the mean of the f
                 updates (each the mean of update's images) and 250 edits of an application; each
                 layer counts as 1 MB more
 
-Some hosts, such as docker's own store, keep *chains* of layers: a layer is found there only upon
-the same layers. The figures on them say what is pulled from the first layer on that differs. fleet
-is of 40 images.
+Some hosts, such as docker's own store, keep *chains* of layers: a layer is found there only on top
+of the same layers. The figures on them say what is pulled from the first layer on that differs.
+fleet is of 40 images.
 
 An image of the fleet has one to six roots, some roots far more often than others, and half of the
 images have a shell. fleet and share are means over two fleets; the other figures of fleets are of
@@ -288,7 +288,7 @@ def moved_each(before: Iterable[Mapping], after: Iterable[Mapping]) -> int:
 
 
 def moved_in_chains(plans: Iterable[Plan]) -> int:
-    """Return the bytes that a host pulls which finds layers only upon the same layers."""
+    """Return the bytes that a host pulls that finds layers only on top of the same layers."""
     chains: dict[tuple[int, frozenset], tuple[int, int]] = {}
     for plan in plans:
         below = 0

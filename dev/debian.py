@@ -101,7 +101,7 @@ class Apt:
     def lists(self) -> list[tuple[str, str]]:
         """Return each suite with its list of packages, in the format of Debian's archives.
 
-        The lists are fetched if they are not there; `update` fetches them anew.
+        The lists are fetched if they are not there; `update` fetches them again.
         """
         if not self._list_files():
             self.update()

@@ -22,7 +22,7 @@ nixery.buildImage {
     mkdir -p srv var/lib/private
     ${pkgs.buildPackages.hello}/bin/hello >srv/greeting
     chmod 0700 var/lib/private
-    # Folders are real, whatever packages they come from: commands can write beside the links.
+    # Folders are real, whatever packages they come from: commands can write next to the links.
     printf '#!/bin/bash\ncat /srv/greeting\n' >bin/greet
     chmod +x bin/greet
   '';

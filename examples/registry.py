@@ -137,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
             size = os.fstat(blob.fileno()).st_size
             headers = {"Docker-Content-Digest": digest, "Accept-Ranges": "bytes"}
             media_type = "application/octet-stream"
-            # The specification has no ranges but for GET.
+            # The specification has ranges only for GET.
             wanted = self.headers.get("Range", "") if self.command == "GET" else ""
             spans = find_spans(wanted, size)
             # What the body consists of: bytes, and spans of the blob

@@ -34,7 +34,7 @@ class Layer:
     digest: str = ""
     diff_id: str = ""
     size: int = 0  # bytes, compressed
-    comment: str = ""  # what is in it besides
+    comment: str = ""  # what else is in it
 
     def is_in(self, others: Iterable[Layer]) -> bool:
         """Return whether one of `others` is the same layer, for all that is known."""

@@ -1,6 +1,6 @@
 """The tree in which the commands for an image's root run, and what comes of it.
 
-It has the links to the contents and, upon a base image, the base's folders, without what is in
+It has the links to the contents and, with a base image, the base's folders, without what is in
 them, and its links to folders: so `mkdir -p var/run/app` follows the base's link, and chmod and
 chown change what the base has. Of these, the layer gets what the commands changed, and what is
 above files of theirs.
@@ -45,7 +45,7 @@ class OnDisk(NamedTuple):
 
 
 class CommandsTree:
-    """A tree on the disk with these files, upon a base image."""
+    """A tree on the disk with these files, above a base image."""
 
     def __init__(self, base: ImageTree, files: dict[str, Entry], *, has_base: bool) -> None:
         self.base, self.files, self.has_base = base, files, has_base
@@ -176,7 +176,7 @@ class CommandsTree:
         for place, made in self.folders.items():
             below, entry = self.base.entries[place], files[place]
             if os.lstat(os.path.join(TREE, place)).st_ino != made.inode:
-                continue  # made anew
+                continue  # made again
             if is_fake:
                 changed = entry._replace(xattrs={**below.xattrs, **entry.xattrs})
                 if changed[2:5] == below[2:5]:

@@ -1,4 +1,4 @@
-"""What is at each place of an image, once its layers lie upon each other.
+"""What is at each place of an image, once its layers are stacked.
 
 A place is a path without the leading slash; that of the root is "". Folders are known with mode,
 owner and extended attributes, links with their targets. Of other files it is known that they are
@@ -148,7 +148,7 @@ class ImageTree:
         return join(folder if found.kind == "nowhere" else found.place, name)
 
     def add_layer(self, members: Iterable[tuple[str, Entry]]) -> None:
-        """Lay a layer upon those that are there: its places and entries, in its order.
+        """Put a layer on top of those that are there: its places and entries, in its order.
 
         Whiteouts hide what is below the layer, wherever they stand in it.
         """
@@ -187,7 +187,7 @@ class ImageTree:
     def to_json(self) -> str:
         """Return the tree as JSON.
 
-        What is in store paths is left out, but for folders that links elsewhere lead to.
+        What is in store paths is left out, except folders that links elsewhere lead to.
         """
         start = self.store + "/"
         linked = set()

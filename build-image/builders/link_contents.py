@@ -1,7 +1,7 @@
 """Make the files of the image's root: symlinks to the contents, and what commands add to them.
 
 Every file of the contents is linked at its place. Folders are real, so that the commands and the
-programs in a container can write beside the links. If two of the contents have the same file, the
+programs in a container can write next to the links. If two of the contents have the same file, the
 first one wins, and the log names both. A link to a folder is treated as that folder at the root
 (`/sbin`, which is a link in some packages) and where several of the contents, or one and the base
 image, have that name; deeper down, and if it leads out of the closure, it stays a link. What a base
@@ -32,7 +32,7 @@ from place_files import DATABASE_FOLDERS, NIX_STATE, lay_own_layers, own_folder,
 from store import resolve
 from write_archive import write_archive
 
-# At most so many files that two of the contents have are named in the log.
+# The log names at most this many files that two of the contents have.
 MOST_CONTESTED = 10
 
 # At how many places a folder may be there by links. Packages that link to each other's folders make

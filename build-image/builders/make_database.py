@@ -52,7 +52,7 @@ def read_database(file: str) -> list[dict]:
 
     Ends the build with one line if it is not a valid Nix database.
     """
-    # SQLite writes beside the file that it reads, and reads the log there.
+    # SQLite writes next to the file that it reads, and reads the log there.
     shutil.copyfile(file, "base.sqlite")
     if os.path.exists(f"{file}-wal"):
         shutil.copyfile(f"{file}-wal", "base.sqlite-wal")

@@ -1,4 +1,4 @@
-"""Where files come to lie upon the layers below, and with which modes and owners.
+"""Where files are put above the layers below, and with which modes and owners.
 
 A folder that a layer below has keeps its mode, owner, group and extended attributes unless a
 command changes them. A link of the base image to a folder is followed, within the image, as it is

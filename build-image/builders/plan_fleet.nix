@@ -1,7 +1,7 @@
 # The layers of images that are planned together, each as `known` of plan_layers.nix.
 { tools, build, ... }:
 {
-  # By name of the image, the arguments of plan_layers.nix, but for `popularity` and `known`
+  # By name of the image, the arguments of plan_layers.nix, except `popularity` and `known`
   images,
   # Plans of layers that exist, a file, or null
   known,

@@ -5,7 +5,7 @@ The attributes are those of plan_fleet.nix. Writes
     out          {name: [{"contents": [store path, ...]}, ...]}: the layers of each image for the
                  store paths that the caller has not grouped, as `known` of plan_layers.py
     explain      which layers several images share, for people
-    explanation  all different layers, in the form of group_layers.explain
+    explanation  all distinct layers, in the form of group_layers.explain
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def explain_fleet(fleet: dict[str, list[Layer]], sizes: dict[str, int]) -> dict:
-    """Return all different layers, those that most images share first, and their sizes."""
+    """Return all distinct layers, those that most images share first, and their sizes."""
     images: dict[tuple, list[str]] = {}
     layers = {}
     for name, plan in fleet.items():

@@ -158,7 +158,7 @@ def group_paths(attributes: dict, base_layers: list[LayerDescription]) -> dict:
 
 
 def explain_image(attributes: dict, base_layers: list[LayerDescription], grouped: dict) -> dict:
-    """Return the explanation `grouped` of the store paths with the image's other layers beside."""
+    """Return the explanation `grouped` of the store paths, with the image's other layers added."""
 
     def explain_file(size: int, name: str, reason: str) -> dict:
         return {"size": size, "name": name, "reason": reason, "contents": [], "neededBy": []}

@@ -1,4 +1,4 @@
-# A base image, read and checked: its blobs, and what the image upon it needs to know.
+# A base image, read and checked: its blobs, and what the image on top of it needs to know.
 { tools, build, ... }:
 {
   # An OCI image layout or an image archive in the store

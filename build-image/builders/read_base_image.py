@@ -92,7 +92,7 @@ def check_keys(value: dict, keys: dict[str, Any]) -> dict:
 
 
 def check_container(config: dict) -> dict:
-    """Return what an image upon it keeps of the configuration of a container.
+    """Return what an image on top of it keeps of the configuration of a container.
 
     Raises ImageError if a key has another type than docker reads.
     """

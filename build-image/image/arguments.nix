@@ -139,7 +139,7 @@ let
       compressor ? "gz",
       # Media types of the answer: "docker", or "oci", the only one with a type for zstd
       mediaTypes ? if compressor == "zstd" then "oci" else "docker",
-      # Lists of derivations; each list has a layer of its own, whatever the grouping says
+      # Lists of derivations; each list gets a layer of its own
       layers ? [ ],
       # Popularity table: a JSON file { name: count of direct references }, or null
       popularity ? null,

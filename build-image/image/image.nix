@@ -234,7 +234,7 @@ let
   # text, so that building the documents builds no layer). They are made from the layers'
   # descriptions, so a machine with a binary cache knows the image, and can push the blobs that a
   # registry lacks without having the others: `nix-store --realise` of their store paths or, where
-  # no cache has them, of the derivations in `layers`, whose outputs they are, but for those of a
+  # no cache has them, of the derivations in `layers`, whose outputs they are, except those of a
   # base image.
   documents = builders.describe_image ingredients;
 

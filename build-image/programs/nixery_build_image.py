@@ -63,7 +63,7 @@ JSON_ARGUMENTS = {
 }
 # A collection of garbage decides on a set of paths and then deletes one after the other; Nix can
 # take one for its own in between, and misses it later. tests/kill_loop.py, with its collections one
-# after the other, meets that now and then; the next attempt makes the paths anew.
+# after the other, meets that now and then; the next attempt makes the paths again.
 _COLLECTED = re.compile(
     rf"path '[^']*' is not valid|/[0-9a-z]{{32}}-\S*: No such file or directory|{NO_REASON}$"
 )

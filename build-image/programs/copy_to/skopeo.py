@@ -101,7 +101,7 @@ def run(command: list[str], environment: dict[str, str]) -> str:
 
 
 def read_message(line: str) -> tuple[str, str]:
-    r"""Return level and message of a line; what Go has escaped stays so, but for quotes.
+    r"""Return level and message of a line; what Go has escaped stays so, except quotes.
 
     >>> read_message('time="12:00" level=fatal msg="a \\"b\\" \\x1b" error=x')
     ('fatal', 'a "b" \\x1b')

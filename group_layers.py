@@ -88,7 +88,7 @@ class Graph(namedtuple("Graph", "paths nar_sizes closure_sizes references roots 
     unreached: list[int]  # the paths that those do not need
 
 
-class Layer(namedtuple("Layer", "contents size name reason")):
+class Layer(namedtuple("Layer", "contents size name reason spares", defaults=(None,))):
     """Store paths that go into an image together."""
 
     __slots__ = ()
@@ -96,6 +96,9 @@ class Layer(namedtuple("Layer", "contents size name reason")):
     size: int  # bytes, the sum of narSize
     name: str  # the path that it is named after, the largest
     reason: str  # why it is a layer, a key of `REASONS`
+    # Bytes that hosts would pull needlessly if the paths were in another layer, where that costs
+    # least; None where nothing was estimated
+    spares: int | None
 
 
 def store_name(path: str) -> str:
@@ -434,10 +437,12 @@ def _check(graph: Graph, budget: int, layers: list[Layer]) -> list[Layer]:
     return layers
 
 
-def _layer(graph: Graph, head: int, paths: list[int], reason: str) -> Layer:
+def _layer(
+    graph: Graph, head: int, paths: list[int], reason: str, spares: int | None = None
+) -> Layer:
     contents = sorted(map(graph.paths.__getitem__, paths))
     size = sum(map(graph.nar_sizes.__getitem__, paths))
-    return Layer(contents=contents, size=size, name=graph.paths[head], reason=reason)
+    return Layer(contents, size, graph.paths[head], reason, spares)
 
 
 # Strategy "nixery"
@@ -653,12 +658,18 @@ class _Part:
         count = _count_bits(both & images)
         if not count:
             return _NEVER
-        chance = _chance(self.needs | other.needs)
-        cost = _APART if self.apart != other.apart else 0.0
-        for part in (self, other) if self.paths < other.paths else (other, self):
-            cost += part.shared if part.images == both else part.size
-            cost += part.size * (part.chance - chance)
+        cost = self.loses_with(other) + (_APART if self.apart != other.apart else 0.0)
         return cost / count if crowded else cost
+
+    def loses_with(self, other: _Part) -> float:
+        """Return how many bytes hosts pull needlessly if the two are merged."""
+        both = self.images & other.images
+        chance = _chance(self.needs | other.needs)
+        lost = 0.0
+        for part in (self, other) if self.paths < other.paths else (other, self):
+            lost += part.shared if part.images == both else part.size
+            lost += part.size * (part.chance - chance)
+        return lost
 
 
 def _chance(needs: int) -> float:
@@ -879,12 +890,13 @@ def _reuse_alone(
         if len(paths) > 1 and part.shared:
             reason = "bundle"
         top = any(path in asked for path in paths)
-        ranked.append(((top, -image.rank(part.paths), part.paths), paths, reason))
-    ordered = [(paths, "known") for paths in kept]
-    ordered += [(paths, reason) for _, paths, reason in sorted(ranked)]
+        spares = min((round(part.loses_with(it)) for it in parts if it is not part), default=None)
+        ranked.append(((top, -image.rank(part.paths), part.paths), paths, reason, spares))
+    ordered: list[tuple] = [(paths, "known", None) for paths in kept]
+    ordered += [row[1:] for row in sorted(ranked)]
     return [
-        _layer(graph, image.order[min(paths)], [image.order[n] for n in paths], reason)
-        for paths, reason in ordered
+        _layer(graph, image.order[min(paths)], [image.order[n] for n in paths], reason, spares)
+        for paths, reason, spares in ordered
     ]
 
 
@@ -993,9 +1005,9 @@ def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
     ``{"budget", "unused", "paths", "size", "largestShare", "layers"}``: the budget and how many
     more layers it allows, the number of paths, their bytes, and the part of those (0 to 1) that is
     in the largest layer. Each layer is ``{"layer", "size", "name", "reason", "contents",
-    "neededBy"}``: its number (from 1), bytes, the path that it is named after, a key of `REASONS`,
-    ``[path, narSize]`` of each of its paths, and the paths of other layers that refer to one of
-    its own, requested ones first.
+    "spares", "neededBy"}``: its number (from 1), bytes, the path that it is named after, a key of
+    `REASONS`, ``[path, narSize]`` of each of its paths, what it spares as in `Layer`, and the paths
+    of other layers that refer to one of its own, requested ones first.
     """
     nar_sizes = dict(zip(graph.paths, graph.nar_sizes))
     layer_of = {path: number for number, layer in enumerate(layers) for path in layer.contents}
@@ -1023,6 +1035,7 @@ def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
                 "name": layer.name,
                 "reason": layer.reason,
                 "contents": [[path, nar_sizes[path]] for path in layer.contents],
+                "spares": layer.spares,
                 "neededBy": [graph.paths[user] for user in sorted(some, key=order)],
             }
             for number, (layer, some) in enumerate(zip(layers, users), 1)
@@ -1032,12 +1045,14 @@ def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
 
 def format_explanation(explained: dict) -> str:
     """Return what `explain` returned as a table for people, at most 80 columns wide."""
-    lines = ["layer      size  paths why       named after             needed by"]
+    lines = ["layer      size    spares  paths why       named after           needed by"]
     for layer in explained["layers"]:
-        name = _cut(store_name(layer["name"]), 23)
-        users = _some([store_name(user) for user in layer["neededBy"]], 23)
-        line = f"{layer['layer']:5} {format_bytes(layer['size']):>9} {len(layer['contents']):6}"
-        lines.append(f"{line} {layer['reason']:9} {name:23} {users}".rstrip())
+        name = _cut(store_name(layer["name"]), 21)
+        users = _some([store_name(user) for user in layer["neededBy"]], 15)
+        spares = "" if layer["spares"] is None else format_bytes(layer["spares"])
+        line = f"{layer['layer']:5} {format_bytes(layer['size']):>9} {spares:>9}"
+        line += f" {len(layer['contents']):6} {layer['reason']:9} {name:21} {users}"
+        lines.append(line.rstrip())
     share = round(100 * explained["largestShare"])
     size = format_bytes(explained["size"])
     lines.append(

@@ -92,14 +92,15 @@ def replace_contents(layers: list[Layer], groups: list[list[str]], entries: list
     sizes = {entry["path"]: entry["narSize"] for entry in entries}
     grouped = {path for group in groups for path in group}
     changed = [
-        (layer.name, layer.reason, [path for path in layer.contents if path not in grouped])
-        for layer in layers
+        (layer, [path for path in layer.contents if path not in grouped]) for layer in layers
     ]
     # Named after its largest path.
-    changed += [(max(group, key=sizes.__getitem__), "given", group) for group in groups]
+    changed += [
+        (Layer(group, 0, max(group, key=sizes.__getitem__), "given"), group) for group in groups
+    ]
     return [
-        Layer(contents=contents, size=sum(map(sizes.__getitem__, contents)), name=name, reason=why)
-        for name, why, contents in changed
+        layer._replace(contents=contents, size=sum(map(sizes.__getitem__, contents)))
+        for layer, contents in changed
         if contents
     ]
 
@@ -161,7 +162,8 @@ def explain_image(attributes: dict, base_layers: list[LayerDescription], grouped
     """Return the explanation `grouped` of the store paths, with the image's other layers added."""
 
     def explain_file(size: int, name: str, reason: str) -> dict:
-        return {"size": size, "name": name, "reason": reason, "contents": [], "neededBy": []}
+        nothing: dict = {"contents": [], "spares": None, "neededBy": []}
+        return {"size": size, "name": name, "reason": reason, **nothing}
 
     layers = [explain_file(layer["size"], layer["digest"], "base") for layer in base_layers]
     layers += grouped["layers"]

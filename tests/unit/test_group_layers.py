@@ -769,6 +769,15 @@ class TestExplaining:
         own, tool = f"{STORE}abc-own", f"{STORE}abc-tool"
         assert layers[2]["contents"] == [[own, 1000], [tool, 1000]]
 
+    def test_what_a_layer_spares_is_at_least_its_price(self, tmp_path):
+        """Otherwise it would have been merged, unless it is to stay apart."""
+        graph = Path(__file__).parent.parent / "data" / "git-and-bash.json"
+        done = run("--graph", graph, "--out", "-", "--explain-json", tmp_path / "why")
+        assert done.returncode == 0
+        layers = json.loads((tmp_path / "why").read_text())["layers"]
+        spared = [layer["spares"] for layer in layers if layer["reason"] != "requested"]
+        assert len(spared) > 4 and min(spared) >= group_layers.LAYER_PRICE
+
     @pytest.mark.parametrize("count", [1, 5, 300])
     def test_the_table_fits_a_terminal(self, tmp_path, count):
         graph = tmp_path / "graph"

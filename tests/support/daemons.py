@@ -55,7 +55,9 @@ def run_docker(folder: Path, *prefix: str, certificates: Path | None = None) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     docker = Docker(f"unix://{folder}/socket", f"tcp://127.0.0.1:{free_port()}")
-    command = [*prefix, "dockerd", "--host", docker.url, "--host", docker.tcp]
+    # It mounts its data root on itself and does not always unmount it: its mounts end with it here.
+    command = [*prefix, "unshare", "--mount", "dockerd"]
+    command += ["--host", docker.url, "--host", docker.tcp]
     if certificates:
         command += ["--tlsverify", "--tlscacert", str(certificates / "ca.pem")]
         command += ["--tlscert", str(certificates / "cert.pem")]

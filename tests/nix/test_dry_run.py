@@ -237,8 +237,7 @@ class TestChangesFrom:
     def test_a_plan_is_enough(self, nix, plan):
         text, report = self.report(nix, revision("1.1"), plan.format(revision("1.0")))
         assert "- words 1.0 -> 1.1, and 2 paths rebuilt for it\n" in text
-        hello = [row for row in report["layers"] if any("-hello-" in it for it in row["contents"])]
-        assert all(row["there"] for row in hello) and hello
+        assert {row["there"] for row in report["layers"]} == {True, False}
 
     def test_a_file_of_a_plan_and_a_lock_are_enough(self, nix, tmp_path):
         plan = nix.build(*nix.expression(f"{revision('1.0')}.groupedLayers")).path.read_text()

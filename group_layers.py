@@ -56,13 +56,13 @@ DEFAULT_STRATEGY = "reuse"
 
 # Why a layer is one.
 REASONS = {
-    "requested": "a path that was asked for (nixery: with all that only it needs)",
-    "own": "a path that is worth a layer",
+    "requested": "a requested path (nixery: with all that only it needs)",
+    "own": "a path that is worth a layer to itself",
     "large": "nixery: a path with a large closure, with all that only it needs",
     "popular": "nixery: a path that many packages refer to, with all that only it needs",
     "shared": "nixery: a path that several others need, with all that only it needs",
-    "bundle": "small paths that other images have together, too",
-    "merged": "small paths that cost least to have together",
+    "bundle": "small paths that other images have in one layer, too",
+    "merged": "small paths that cost least in one layer",
     "fleet": "paths of the same images, where several images are grouped together",
     "known": "a layer that exists already, given as known",
     "unreached": "what no root needs",
@@ -594,16 +594,17 @@ def _subtrees(graph: Graph, root_edges: set[int]) -> dict[int, list[int]]:
 # bytes divided by the chance that they differ: in another image, which is the less likely the more
 # paths need all of a layer, or after an update. What was asked for is on top.
 #
-# Sets of paths and of images are integers with a bit for each. docs/layers.md has the figures.
+# Sets of paths and of images are integers with a bit for each. bench/results.md has the figures,
+# also with half and twice each constant.
 
-# What a layer costs, in bytes of store paths that a host pulls in the same time. bench/pull.md: 0.3
-# to 6 MB, by client; this is the value with which all figures of docs/layers.md hold.
+# What a layer costs, in bytes of store paths that a host pulls in the same time. By client, it is
+# 0.2 to 3.4 MB in CPU time, and more by the clock (bench/pull.md). A small value keeps what images
+# share.
 LAYER_PRICE = 350_000
 # An update changes one of so many paths. If the changed share is exponentially distributed, a layer
 # that needs n paths stays as it is with a chance of 100 / (100 + n).
 PATHS_PER_CHANGE = 100
-# The plan of a path leaves a sixth of the layers to what an image needs beside it. Without, a fleet
-# of images with 24 layers moves 7 % more.
+# The plan of a path leaves a sixth of the layers to what an image needs besides.
 ROOM = 6
 # So many paths are looked at one by one, the largest. This bounds time and memory only: no image of
 # bench/results.md has more than 1230.

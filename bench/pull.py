@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what pulling images costs docker, podman and containerd; write the report.
 
-    pull.py [--repeats N] [--program FILE] [--report FILE]
+    pull.py [--repeats N] [--hosts HOST ...] [--program FILE] [--report FILE]
 
 Hosts (hosts.py) pull from a docker-registry through a relay (machines.py) with a round trip of
 20 ms and 200 Mbit/s. A first pull is by a host whose store is empty. Figures are those of the
@@ -187,8 +187,8 @@ def fastest(runs: Iterable[tuple[float, ...]]) -> list[float]:
 class Pulls:
     """Pulls by hosts, through the relay."""
 
-    def __init__(self, folder: Path, relay: Relay, repeats: int) -> None:
-        self.folder, self.relay, self.repeats = folder, relay, repeats
+    def __init__(self, folder: Path, relay: Relay, hosts: list[str], repeats: int) -> None:
+        self.folder, self.relay, self.hosts, self.repeats = folder, relay, hosts, repeats
         self.versions: dict[str, str] = {}
 
     def pull(self, name: str, images: Sequence[Image]) -> list[tuple[float, float, float]]:
@@ -222,7 +222,7 @@ def measure_fits(images: Images, pulls: Pulls) -> str:
             say(f"building {size} in {count} layers")
             pushed.append(images.push(f"{size}:{count}", size, {}, divide(sizes, count)))
     rows = []
-    for name in HOSTS:
+    for name in pulls.hosts:
         results = pulls.measure(name, [[image] for image in pushed])
         cells = []
         for clock in range(2):
@@ -264,7 +264,7 @@ def measure_plans(images: Images, pulls: Pulls) -> tuple[str, str]:
         sizes.append((plan, len(pushed[0].layers), *(f"{size / MEGA:.2f}" for size in bytes_)))
         chains.append(pushed)
     rows = []
-    for name in HOSTS:
+    for name in pulls.hosts:
         results = pulls.measure(name, chains)
         for plan, result in zip(images.plans, results):
             cells = [f"{figure:.1f}" for figure in chain.from_iterable(result)]
@@ -328,6 +328,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--repeats", metavar="N", type=int, default=3, help="runs of each (default: %(default)s)")
+    add("--hosts", metavar="HOST", nargs="+", choices=HOSTS, default=[*HOSTS],
+        help=f"which ones (default: all): {', '.join(map(repr, HOSTS))}")  # fmt: skip
     add("--program", metavar="FILE", type=Path, help="another version of group_layers.py")
     add("--report", metavar="FILE", type=Path, default=BENCH / "pull.md", help="where it goes")
     arguments = parser.parse_args(argv)
@@ -344,7 +346,7 @@ def main(argv: list[str] | None = None) -> int:
         with run_registry(folder / "registry") as registry:
             images = Images(packages, registry, arguments.program)
             relay = Relay(registry.address, ROUND_TRIP, BANDWIDTH)
-            pulls = Pulls(folder, relay, arguments.repeats)
+            pulls = Pulls(folder, relay, arguments.hosts, arguments.repeats)
             tables = measure_fits(images, pulls), *measure_plans(images, pulls)
             builds = measure_builds(images, arguments.repeats)
     except Failure as failure:

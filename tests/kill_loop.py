@@ -71,6 +71,18 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def start_of(pid: int) -> str:
+    """Return when a process began, in the kernel's ticks; "" if it does not run.
+
+    Numbers of processes come again within minutes where many are started.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
 def kill(victim: str, server: int) -> None:
     """Send SIGKILL to whom it hits."""
     below = descendants(server)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from kill_loop import descendants, is_alive
+from kill_loop import descendants, start_of
 
 from built_images import Source
 from docker_registry import run_registry
@@ -432,13 +432,13 @@ def test_builds_end_with_the_server_however_it_ends(
             clients.submit(attempt, "curl", f"localhost:{server.port}/v2/{image}/manifests/latest")
         while "building '" not in server.log.read_text():
             time.sleep(0.1)
-        below = descendants(server.process.pid)
+        below = {pid: start_of(pid) for pid in descendants(server.process.pid)}
         assert len(below) > 4  # wrappers, their guards, Nix, a builder
         server.process.send_signal(number)
         assert server.process.wait(10) == -number
     assert "Traceback" not in server.log.read_text()
     for _ in range(300):
-        if not any(map(is_alive, below)):
+        if not any(start and start_of(pid) == start for pid, start in below.items()):
             return
         time.sleep(0.1)
     raise AssertionError([Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below])

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from kill_loop import descendants, is_alive
+from kill_loop import descendants, start_of
 
 from nix import ROOT, Nix, attempt, run
 from served import Wrapper, settings
@@ -446,14 +446,14 @@ def test_a_signal_ends_a_git_that_waits_for_its_server(
             stdout=subprocess.DEVNULL,
         )
         connection, _ = silent.accept()
-        below = descendants(process.pid)
+        below = {pid: start_of(pid) for pid in descendants(process.pid)}
         process.send_signal(number)
         process.wait()
         connection.settimeout(60)
         while connection.recv(1000):  # until git has gone
             pass
     for _ in range(600):
-        if not any(map(is_alive, below)):
+        if not any(start and start_of(pid) == start for pid, start in below.items()):
             return
         time.sleep(0.1)
     raise AssertionError("something is still there")

@@ -546,7 +546,7 @@ def main(argv: list[str] | None = None) -> int:
             varied = compare(corpus, update, variants, ends, images)
             report(f"## Constants: {title}", tables(varied))
     if arguments.write:
-        words = [os.path.basename(word) for word in sys.argv[1:] if argv is None]
+        words = [",".join(map(os.path.basename, word.split(","))) for word in sys.argv[1:]]
         head = HEADING.format(
             command=shlex.join(["dev/test", "--", "bench/reuse.py", *words]),
             year=summarize(results),

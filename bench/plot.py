@@ -76,13 +76,16 @@ def draw(
             axis.set_xlabel(x_label)
             axis.set_ylabel(panel.y_label or y_label)
             axis.set_yscale("log")
+            axis.set_ylim(bottom=min(1, axis.get_ylim()[0]))
             if logarithmic:
                 axis.set_xscale("log")
             else:
                 axis.set_xticks(sorted({x for line in panel.lines.values() for x, _ in line}))
                 axis.tick_params(axis="x", labelsize=8)
             for logarithmic_axis in (axis.yaxis, *([axis.xaxis] if logarithmic else ())):
-                logarithmic_axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                low, high = logarithmic_axis.get_view_interval()
+                subs = (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 5)
+                logarithmic_axis.set_major_locator(LogLocator(subs=subs))
                 logarithmic_axis.set_major_formatter(StrMethodFormatter("{x:.10g}"))
                 logarithmic_axis.set_minor_formatter(NullFormatter())
         figure.suptitle(title, fontsize=13, fontweight="bold")

@@ -40,8 +40,7 @@ fleet is of 40 images.
 
 An image of the fleet has one to six roots, some roots far more often than others, and half of the
 images have a shell. fleet and share are means over two fleets; the other figures of fleets are of
-the first one. All tables of results.md take half an hour
-on two cores.
+the first one. All tables of results.md take half an hour on two cores.
 """
 
 from __future__ import annotations

@@ -598,8 +598,8 @@ def _subtrees(graph: Graph, root_edges: set[int]) -> dict[int, list[int]]:
 # also with half and twice each constant.
 
 # What a layer costs, in bytes of store paths that a host pulls in the same time. By client, it is
-# 0.2 to 3.4 MB in CPU time, and more by the clock (bench/pull.md). A small value keeps what images
-# share.
+# 0.5 to 1.8 MB in CPU time, and more by the clock (bench/pull.md). A smaller value keeps more of
+# what images share.
 LAYER_PRICE = 350_000
 # An update changes one of so many paths. If the changed share is exponentially distributed, a layer
 # that needs n paths stays as it is with a chance of 100 / (100 + n).

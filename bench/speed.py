@@ -7,8 +7,8 @@ Without `--write`, the report is printed. Programs that are compared run alterna
 times; a ratio is the median over neighboring runs, followed by the lowest and the highest. Times
 are those of whole processes with all their children.
 
-The first part groups graphs of many sizes (graphs.py): those of images, and the shape that is
-hardest for the dominator algorithm of strategy nixery. The second part builds images of the small
+The first part groups graphs of many sizes (graphs.py): those of images, and a shape that is
+hard for dominator algorithms. The second part builds images of the small
 package set with Nix and, with `--nixpkgs`, a checkout of nixpkgs, the same with its dockerTools.
 All is deleted afterwards. Without Nix, this part is left out.
 """
@@ -46,8 +46,7 @@ from timing import (
 BENCH = Path(__file__).resolve().parent
 PROGRAM = BENCH.parent / "group_layers.py"
 
-# Shapes of graphs.py, and how many paths: of images, and beyond. A comb takes strategy nixery time
-# that grows with the square.
+# Shapes of graphs.py, and how many paths: of images, and beyond.
 GRAPHS = tuple(("closure", paths) for paths in (100, 250, 1_230, 10_000, 100_000))
 GRAPHS += (("comb", 1_000), ("comb", 10_000))
 STRATEGIES = {"images": (), "nixery": ("--strategy", "nixery")}  # what is grouped how

@@ -247,10 +247,10 @@ class Guard:
         try:
             with open(reading, "rb") as pipe:
                 process = int(pipe.read().split()[-1])  # ends when nobody can write any more
-            with contextlib.suppress(ProcessLookupError):  # Nix has ended
-                while process:
+            while process and is_running(process):
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGTERM)
-                    time.sleep(1)
+                time.sleep(1)
             kill_session(process)
         finally:
             os._exit(0)
@@ -259,6 +259,19 @@ class Guard:
         """Say which process is to end; 0 for none."""
         with contextlib.suppress(OSError):  # the guard itself has been killed
             write(self.pipe, b"%d\n" % process)
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process has not ended. One that has, and that nobody waits for, has a number
+    still: in a container, process 1 often waits for none of the orphans that it gets."""
+    try:
+        os.kill(process, 0)
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except OSError:  # a Mac has no /proc
+        return True
 
 
 def kill_session(leader: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from nix import ROOT
 OUTPUTS = ("out", "description", "image", "tree")
 
 
-def read(layout: Path, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run the program on an image as Nix does, in a new folder beside it."""
+def read(
+    layout: Path, memory: int = resource.RLIM_INFINITY, **more: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run the program on an image as Nix does, in a new folder beside it, with so many bytes."""
     folder = layout.parent / "build"
     folder.mkdir()
     attributes = {
@@ -34,7 +37,14 @@ def read(layout: Path, **more: Any) -> subprocess.CompletedProcess[str]:
     (folder / ".attrs.json").write_text(json.dumps(attributes))
     command = [sys.executable, "-BEsS", f"{ROOT}/build-image/builders/read_base_image.py"]
     return subprocess.run(
-        command, cwd=folder, env={}, capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=folder,
+        env={},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory)),
     )
 
 

@@ -31,7 +31,12 @@ checkCall {
   inherit pkgs;
 
   # Decide which store paths share a layer: the program by itself
-  group-layers = import ./build-image/group-layers.nix { inherit tools; };
+  group-layers = import ./build-image/programs/package.nix { inherit tools; } "group_layers" // {
+    meta = {
+      description = "Group the store paths of a container image into layers";
+      mainProgram = "group-layers";
+    };
+  };
 
   # Build an image from package names: the program that a registry server calls
   nixery-build-image = import ./build-image { pkgs = tools; };

@@ -19,10 +19,10 @@ let
       || path == toString ../VERSION
       || isBelow (toString ./.) path && baseNameOf path != "__pycache__";
   };
+  program = import ./programs/package.nix { tools = pkgs; } "nixery_build_image";
   isBelow =
     folder: path: builtins.substring 0 (builtins.stringLength folder + 1) path == "${folder}/";
 in
 pkgs.writeShellScriptBin "nixery-build-image" ''
-  exec ${pkgs.python3}/bin/python3 -BEsS ${sources}/build-image/programs/nixery_build_image.py \
-    ${pkgs.nix}/bin/nix-build ${sources}/build-image "$@"
+  exec ${program}/bin/nixery-build-image ${pkgs.nix}/bin/nix-build ${sources}/build-image "$@"
 ''

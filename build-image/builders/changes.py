@@ -9,11 +9,14 @@ and what they were rebuilt for is each package among their references whose vers
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from group_layers import format_bytes
 from store_names import parse_store_path
 
 # A store path in a comment of the history, of this project or of other builders
@@ -70,9 +73,22 @@ def read_plan(plan: list[dict[str, Any]]) -> list[Layer]:
     return [Layer(frozenset(layer["contents"])) for layer in plan]
 
 
-def read_references(sbom: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the reference graph of an image from its CycloneDX document (write_sbom.py)."""
-    return {entry["ref"]: entry["dependsOn"] for entry in sbom["dependencies"]}
+def platform_of(config: dict[str, Any]) -> str:
+    """Return what an image is for, such as linux/arm/v7, from its configuration."""
+    return "/".join(filter(None, map(config.get, ("os", "architecture", "variant"))))
+
+
+def read_references(path: str) -> dict[str, list[str]]:
+    """Return the reference graph from a CycloneDX document (write_sbom.py), or a folder of them."""
+    names = sorted(os.listdir(path)) if os.path.isdir(path) else [""]
+    documents = [read_json(os.path.join(path, name).rstrip("/")) for name in names]
+    return {row["ref"]: row["dependsOn"] for it in documents for row in it["dependencies"]}
+
+
+def read_json(file: str) -> Any:
+    """Return what a JSON file holds."""
+    with open(file, encoding="utf-8") as opened:
+        return json.load(opened)
 
 
 def count(layers: Iterable[Layer]) -> dict[str, int]:
@@ -224,11 +240,6 @@ def compare(
         "pullByPrefix": pull_by_prefix,
         "packages": None if old is None else compare_packages(now, before, graph),
     }
-
-
-def format_bytes(size: int) -> str:
-    """Return a number of bytes for people: as copy-to has it."""
-    return f"{size / 1e6:.1f} MB" if size >= 999_950 else f"{size / 1e3:.1f} kB"
 
 
 def shorten(parts: list[str], maximum: int) -> list[str]:

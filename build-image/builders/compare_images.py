@@ -9,8 +9,17 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from attributes import fail, read_attributes, read_json, write_json
-from changes import Layer, compare, format_report, read_image, read_plan, read_references
+from attributes import fail, read_attributes, write_json
+from changes import (
+    Layer,
+    compare,
+    format_report,
+    platform_of,
+    read_image,
+    read_json,
+    read_plan,
+    read_references,
+)
 
 
 def read_documents(folder: str) -> dict[str, list[Layer]]:
@@ -20,17 +29,8 @@ def read_documents(folder: str) -> dict[str, list[Layer]]:
         if name.endswith("config.json"):
             config = read_json(os.path.join(folder, name))
             manifest = read_json(os.path.join(folder, name.replace("config", "manifest")))
-            platform = [config["os"], config["architecture"], config.get("variant")]
-            images["/".join(filter(None, platform))] = read_image(manifest, config)
+            images[platform_of(config)] = read_image(manifest, config)
     return images
-
-
-def read_sboms(path: str) -> dict[str, list[str]]:
-    """Return the reference graph from a CycloneDX document, or a folder of them."""
-    if not os.path.isdir(path):
-        return read_references(read_json(path))
-    graphs = [read_sboms(os.path.join(path, name)) for name in sorted(os.listdir(path))]
-    return {key: value for graph in graphs for key, value in graph.items()}
 
 
 def read_older_plan(file: str, name: str) -> list[Layer]:
@@ -55,7 +55,7 @@ def main() -> None:
     else:
         layers = read_older_plan(older["plan"], os.path.basename(attributes["imageName"]))
         old = dict.fromkeys(new, layers)
-    report = compare(new, old, read_sboms(attributes["sbom"]))
+    report = compare(new, old, read_references(attributes["sbom"]))
     title = f"{attributes['imageName']}:{attributes['tag']}"
     with open(attributes["outputs"]["out"], "w", encoding="utf-8") as file:
         file.write(format_report(report, title))

@@ -1,13 +1,7 @@
 # A picture of the layers, and of the paths in them.
-{ tools, build, ... }:
+{ build, ... }:
 {
   # What plan_layers.py or plan_fleet.py writes as `explanation`
   explanation,
 }@attributes:
-build (
-  {
-    name = "picture.svg";
-    groupLayers = "${import ../group-layers.nix { inherit tools; }}/lib";
-  }
-  // attributes
-)
+build ({ name = "picture.svg"; } // attributes)

@@ -10,10 +10,10 @@ M. Bruls, K. Huizing, J. J. van Wijk, "Squarified Treemaps", Data Visualization 
 from __future__ import annotations
 
 import re
-import sys
 from itertools import cycle
 
 from attributes import read_attributes, read_json
+from group_layers import format_bytes, store_name
 
 WIDTH, HEIGHT, HEADER = 1200, 800, 60
 
@@ -23,8 +23,6 @@ COLORS = "#77aadd #99ddff #44bb99 #eedd88 #ee8866 #bbcc33 #dddddd #ffaabb #aaaa0
 
 def draw(explanation: dict) -> str:
     """Return the picture of an explanation, as group_layers.explain has it."""
-    from group_layers import format_bytes, store_name
-
     layers = explanation["layers"]
     reasons = list(dict.fromkeys(layer["reason"] for layer in layers))
     colors = dict(zip(reasons, cycle(COLORS)))
@@ -129,7 +127,6 @@ def _escape(text: str) -> str:
 
 def main() -> None:
     attributes = read_attributes()
-    sys.path.insert(0, attributes["groupLayers"])
     with open(attributes["outputs"]["out"], "w", encoding="utf-8") as file:
         file.write(draw(read_json(attributes["explanation"])))
 

@@ -15,6 +15,7 @@ import os
 import sys
 
 from attributes import read_attributes, read_json, write_json
+from group_layers import format_bytes
 from oci import blob_path, digest_of, qualify
 
 
@@ -79,8 +80,7 @@ def main() -> None:
     write_json(os.path.join(out, "manifest.json"), [docker])
     size = sum({layer["digest"]: layer["size"] for layer in layers}.values())
     count = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
-    shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-    print(f"{name}: {count}, {shown}", file=sys.stderr)
+    print(f"{name}: {count}, {format_bytes(size)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

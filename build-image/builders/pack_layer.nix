@@ -1,18 +1,5 @@
 # One layer: the blob and, as output `description`, what layer.py says of it.
-{
-  tools,
-  build,
-  source,
-  builders,
-}:
-let
-  # It runs for each layer: so it is compiled, and its first line names Python.
-  program = builders.package_program {
-    name = "pack-layer";
-    module = "pack_layer";
-    inherit source;
-  };
-in
+{ build, ... }:
 {
   # Depends on the layer's contents alone, never on the image, or images could not share the layer
   name,
@@ -36,8 +23,6 @@ in
 build (
   attributes
   // {
-    builder = "${program}/bin/pack-layer";
-    args = [ ];
     outputs = [
       "out"
       "description"

@@ -1,5 +1,5 @@
 # The layers of images that are planned together, each as `known` of plan_layers.nix.
-{ tools, build, ... }:
+{ build, ... }:
 {
   # By name of the image, the arguments of plan_layers.nix, except `popularity` and `known`
   images,
@@ -21,6 +21,5 @@ build {
     }) (builtins.attrNames images)
   );
   inherit known;
-  groupLayers = "${import ../group-layers.nix { inherit tools; }}/lib";
   preferLocalBuild = true;
 }

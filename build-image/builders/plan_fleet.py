@@ -11,14 +11,10 @@ The attributes are those of plan_fleet.nix. Writes
 from __future__ import annotations
 
 import json
-import sys
 
 from attributes import read_attributes, read_json, write_json
+from group_layers import Layer, format_bytes, group_fleet, read_graph, read_plans, store_name
 from plan_layers import load, prepare
-
-TYPE_CHECKING = False  # as typing has it, which is slow to import
-if TYPE_CHECKING:
-    from group_layers import Layer
 
 
 def explain_fleet(fleet: dict[str, list[Layer]], sizes: dict[str, int]) -> dict:
@@ -50,8 +46,6 @@ def explain_fleet(fleet: dict[str, list[Layer]], sizes: dict[str, int]) -> dict:
 
 def format_fleet(explanation: dict) -> str:
     """Return what `explain_fleet` returned as a table for people."""
-    from group_layers import format_bytes, store_name
-
     lines = ["layer        size  paths  images     named after              in"]
     for layer in explanation["layers"]:
         images = ", ".join(layer["images"])
@@ -70,8 +64,6 @@ def format_fleet(explanation: dict) -> str:
 
 def main() -> None:
     attributes = read_attributes()
-    sys.path.insert(0, attributes["groupLayers"])
-    from group_layers import group_fleet, read_graph, read_plans
 
     graphs, budgets = {}, {}
     for name, image in attributes["images"].items():

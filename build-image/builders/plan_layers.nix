@@ -1,6 +1,6 @@
 # `groupedLayers`: what is in each layer of an image, decided by group_layers.py on the reference graph
 # that Nix exports.
-{ tools, build, ... }:
+{ build, ... }:
 {
   # Store paths, with context, whose closures the image holds
   roots,
@@ -31,7 +31,6 @@ build (
       "explanation"
     ];
     exportReferencesGraph.graph = roots;
-    groupLayers = "${import ../group-layers.nix { inherit tools; }}/lib";
     preferLocalBuild = true;
   }
 )

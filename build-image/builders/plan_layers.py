@@ -18,9 +18,20 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 from attributes import fail, read_attributes, read_json, write_json
+from group_layers import (
+    GraphError,
+    Layer,
+    explain,
+    format_explanation,
+    group_fleet,
+    read_file,
+    read_graph,
+    read_plans,
+    read_popularity,
+    store_name,
+)
 from nar import in_base_16
 
 TYPE_CHECKING = False  # as typing has it, which is slow to import
@@ -28,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from group_layers import Layer
     from layer import LayerDescription
 
     T = TypeVar("T")
@@ -87,8 +97,6 @@ def assign_groups(groups: list[list[str]], entries: list[dict]) -> list[list[str
 
 def replace_contents(layers: list[Layer], groups: list[list[str]], entries: list[dict]) -> list:
     """Return the layers without the paths in `groups`, followed by a layer for each group."""
-    from group_layers import Layer
-
     sizes = {entry["path"]: entry["narSize"] for entry in entries}
     grouped = {path for group in groups for path in group}
     changed = [
@@ -134,8 +142,6 @@ def prepare(
 
 def load(attributes: dict, argument: str, read: Callable[[Any], T], default: T) -> T:
     """Return what is in the file that an attribute names, or the default if that is null."""
-    from group_layers import GraphError, read_file, store_name
-
     name = attributes[argument]
     try:
         return default if name is None else read_file(name, read)
@@ -149,8 +155,6 @@ def group_paths(attributes: dict, base_layers: list[LayerDescription]) -> dict:
     graph, groups, budget = prepare(attributes, base_layers)
     if not graph["graph"]:
         return {"paths": 0, "layers": []}
-    from group_layers import explain, group_fleet, read_graph, read_plans, read_popularity
-
     popularity = load(attributes, "popularity", read_popularity, None)
     known: list[list[list[str]]] = load(attributes, "known", read_plans, [])
     read = read_graph(graph)
@@ -184,10 +188,6 @@ def explain_image(attributes: dict, base_layers: list[LayerDescription], grouped
 
 def main() -> None:
     attributes = read_attributes()
-    # First in Python's search path: the program's folder has the byte-compiled module.
-    sys.path.insert(0, attributes["groupLayers"])
-    from group_layers import format_explanation
-
     base_layers = read_json(attributes["base"]) if attributes["base"] else []
     grouped = group_paths(attributes, base_layers)
     explanation = explain_image(attributes, base_layers, grouped)

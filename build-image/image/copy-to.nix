@@ -15,17 +15,6 @@ let
 
   settings = {
     inherit isFleet;
-    # The module changes.py, and what it imports
-    modules = builtins.path {
-      name = "changes";
-      path = ../builders;
-      filter =
-        file: _:
-        builtins.elem (baseNameOf file) [
-          "changes.py"
-          "store_names.py"
-        ];
-    };
     skopeo = "${tools.skopeo}/bin/skopeo";
     # Its option that makes it push an image as it is, since version 1.6
     preserveDigests =
@@ -52,16 +41,9 @@ let
     }) images;
   };
 
-  # Without bytecode that Python may have written beside it
-  program = builtins.path {
-    name = "copy-to.py";
-    path = ../programs/copy_to;
-    filter = file: _: builtins.match ".*\\.py" file != null;
-  };
+  program = import ../programs/package.nix { inherit tools; } "push_image";
 in
-# In a file, since a command line has a limit. With -I, Python takes modules of the program's folder
-# only.
+# The settings are in a file, since a command line has a limit.
 tools.writeShellScriptBin "copy-to" ''
-  exec ${tools.python3}/bin/python3 -BIS ${program} \
-    ${tools.writeText "copy-to.json" (toJSON settings)} "$@"
+  exec ${program}/bin/push-image ${tools.writeText "copy-to.json" (toJSON settings)} "$@"
 ''

@@ -30,30 +30,9 @@ let
     blobs = packed;
   };
 
-  # A program of ../programs, byte-compiled, with those modules of other folders that it imports
-  packageProgram =
-    module: imported:
-    let
-      name = builtins.replaceStrings [ "_" ] [ "-" ] module;
-      taken = [
-        "builders"
-        "programs"
-        "${module}.py"
-      ]
-      ++ imported;
-      package = builders.package_program {
-        inherit name module;
-        source = builtins.path {
-          name = "source";
-          path = ./..;
-          filter = path: _: builtins.elem (baseNameOf path) taken;
-        };
-      };
-    in
-    "${package}/bin/${name}";
-
+  program = import ../programs/package.nix { inherit tools; } "stream_image";
   stream = tools.writeShellScript "stream-${shortName}" ''
-    exec ${packageProgram "stream_image" [ "oci.py" ]} ${tools.gnutar}/bin/tar ${layout} "$@"
+    exec ${program}/bin/stream-image ${tools.gnutar}/bin/tar ${layout} "$@"
   '';
 in
 {

@@ -37,6 +37,8 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import NamedTuple
 
+from group_layers import format_bytes
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # "error: ..." at any depth of a trace; without a message it opens a trace (seen with Nix 2.26).
 _ERROR = re.compile(r"\s*error:\s*(.*)$")
@@ -169,9 +171,8 @@ def describe_answer(path: str, packed_layers: int) -> str:
     if "manifest" not in answer:
         return printable(f"no image, {answer['error']}: {', '.join(answer['pkgs'])}")
     sizes = [blob["size"] for blob in answer["layerLocations"].values()]
-    size = sum(sizes)
-    shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-    return f"{len(sizes)} blobs, {shown}; layers that are new in this store: {packed_layers}"
+    size = format_bytes(sum(sizes))
+    return f"{len(sizes)} blobs, {size}; layers that are new in this store: {packed_layers}"
 
 
 def arguments_of(command: list[str]) -> dict[str, str]:

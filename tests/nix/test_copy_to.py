@@ -469,9 +469,8 @@ class TestSignals:
         (image,) = settings["images"].values()
         image["derivations"] = dict.fromkeys(layers, slow)
         (tmp_path / "settings.json").write_text(json.dumps(settings))
-        words = program.read_text().split()
-        words = [*words[words.index("exec") + 1 : words.index("\\")], tmp_path / "settings.json"]
-        process = self.start(*words, f"oci:{tmp_path}/layout:v1")
+        pusher = re.findall(r"exec (\S+)", program.read_text())[0]
+        process = self.start(pusher, tmp_path / "settings.json", f"oci:{tmp_path}/layout:v1")
         while not processes_with(mark):
             assert process.poll() is None
             time.sleep(0.05)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from children import format_bytes
 from daemons import run_docker
 from docker_registry import DockerRegistry, run_registry
+from group_layers import format_bytes
 from nix import Nix, attempt, run
 from revisions import delete_layers, with_new_page
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from kill_loop import descendants, start_of
 
+from group_layers import format_bytes
 from nix import ROOT, Nix, attempt, run
 from served import Wrapper, settings
 
@@ -270,9 +271,9 @@ def test_last_line_says_how_much_of_the_image_is_new(wrapper: Wrapper, tmp_path:
     for new in (2, 0):  # the package's layer and the root's
         done = wrapper.call(["fresh"], srcArgs=tmp_path / "set")
         answer = json.loads(Path(done.stdout.strip()).read_bytes())
-        size = sum(blob["size"] for blob in answer["layerLocations"].values()) / 1e3
+        size = sum(blob["size"] for blob in answer["layerLocations"].values())
         assert done.stderr.splitlines()[-1] == (
-            f"nixery-build-image: {len(answer['layerLocations'])} blobs, {size:.1f} kB; "
+            f"nixery-build-image: {len(answer['layerLocations'])} blobs, {format_bytes(size)}; "
             f"layers that are new in this store: {new}"
         )
 
@@ -490,7 +491,13 @@ def test_killed_program_goes_on_ending_nix(tmp_path: Path) -> None:
         str(tmp_path),
     ]
     adopt_orphans(True)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stderr
     process.stderr.readline()
     below = {pid: start_of(pid) for pid in descendants(process.pid)}

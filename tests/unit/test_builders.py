@@ -18,7 +18,7 @@ from nix import ROOT
 from pack_layer import encode_description
 from plan_layers import assign_groups, select
 
-MODULES = sorted(file.stem for file in (ROOT / "build-image" / "builders").glob("*.py"))
+MODULES = sorted(file.stem for file in (ROOT / "build-image").glob("**/*.py"))
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import nixery_build_image
 from nixery_build_image import check_json, find_failure, printable
-
-
-def test_examples_in_the_docstrings_hold() -> None:
-    failed, attempted = doctest.testmod(nixery_build_image)
-    assert failed == 0 and attempted == 3
 
 
 @pytest.mark.parametrize(

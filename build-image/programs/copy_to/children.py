@@ -103,12 +103,3 @@ def printable(text: str) -> str:
 def say(message: str) -> None:
     """Write a line on standard error."""
     print(f"copy-to: {printable(message)}", file=sys.stderr, flush=True)
-
-
-def format_bytes(size: int) -> str:
-    """Return a number of bytes for people.
-
-    >>> [format_bytes(size) for size in (0, 514, 999_949, 999_950, 1_054_321)]
-    ['0.0 kB', '0.5 kB', '999.9 kB', '1.0 MB', '1.1 MB']
-    """
-    return f"{size / 1e6:.1f} MB" if size >= 999_950 else f"{size / 1e3:.1f} kB"

@@ -12,10 +12,18 @@ import copy
 import json
 import os
 import re
-import sys
 import tempfile
 from typing import Any
 
+from changes import (
+    Layer,
+    above_common,
+    compare,
+    platform_of,
+    read_image,
+    read_json,
+    read_references,
+)
 from children import Failure, running
 from destinations import Destination, option_value
 from docker import Docker
@@ -30,20 +38,19 @@ FOR_INSPECT = re.compile(
 # What registries say of an image or a repository that is not there
 ABSENT = re.compile("manifest unknown|name unknown|not found|404", re.IGNORECASE)
 
-Platforms = dict[str, list[Any]]  # layers, as changes.py has them, by platform
+Platforms = dict[str, list[Layer]]  # layers by platform
 
 
 class DryRun:
-    """What all questions have in common: skopeo, its options, and the folder of changes.py."""
+    """What all questions have in common: skopeo and its options."""
 
-    def __init__(self, skopeo: Skopeo, options: list[str], modules: str) -> None:
+    def __init__(self, skopeo: Skopeo, options: list[str]) -> None:
         self.registry = Registry()
         self.skopeo = skopeo
         self.options = options
         # What registries have of layers once the images asked for so far are pushed: skopeo lets
         # them copy those from one name to another. By host and digest
         self.known: set[tuple[str, str]] = set()
-        sys.path.append(modules)
 
     def report(
         self, image: Image, sbom: dict[str, str], destination: Destination
@@ -53,8 +60,6 @@ class DryRun:
         `sbom` has the path of the image's CycloneDX document, or of a folder of them, and the
         derivation that builds it.
         """
-        from changes import compare
-
         if destination.scheme == "docker-daemon:":
             older, lacking = self.ask_docker(image, destination)
             return compare(read_documents(image), older, read_graph(sbom), lacking)
@@ -74,8 +79,6 @@ class DryRun:
 
         Docker tells of one image; it may have layers of others. Raises `Failure`.
         """
-        from changes import above_common, read_image
-
         docker = Docker.find(option_value(self.options, "--dest-daemon-host"))
         if docker.server or image.is_index:
             what = "an image index" if image.is_index else "docker by ssh"
@@ -107,8 +110,6 @@ class DryRun:
 
     def read_older(self, destination: Destination) -> Platforms | None:
         """Return the layers of the image that is there now, or None. Raises `Failure`."""
-        from changes import read_image
-
         text = self.inspect(str(destination), "--raw")
         if text is None:
             return None
@@ -169,8 +170,6 @@ def instances(image: Image) -> list[Image]:
 
 def read_documents(image: Image) -> Platforms:
     """Return the layers of each platform of an image."""
-    from changes import read_image
-
     platforms = {}
     for instance in instances(image):
         manifest = read_json(image.files[instance.digest])
@@ -179,16 +178,8 @@ def read_documents(image: Image) -> Platforms:
     return platforms
 
 
-def platform_of(config: dict[str, Any]) -> str:
-    """Return what an image is for, such as linux/arm/v7."""
-    parts = [config.get(key) for key in ("os", "architecture", "variant")]
-    return "/".join(part for part in parts if part)
-
-
 def read_graph(sbom: dict[str, str]) -> dict[str, list[str]]:
     """Return the references of each store path of an image; nothing where Nix cannot have it."""
-    from changes import read_references
-
     try:
         if not os.path.exists(sbom["path"]):
             derivation = sbom["derivation"]
@@ -196,14 +187,4 @@ def read_graph(sbom: dict[str, str]) -> dict[str, list[str]]:
             nix_store("--realise", "--no-gc-warning", wanted)
     except Failure:
         return {}
-    files = [sbom["path"]]
-    if os.path.isdir(sbom["path"]):
-        files = [os.path.join(sbom["path"], name) for name in os.listdir(sbom["path"])]
-    graphs = [read_references(read_json(file)) for file in files]
-    return {path: references for graph in graphs for path, references in graph.items()}
-
-
-def read_json(file: str) -> Any:
-    """Return what a JSON file holds."""
-    with open(file, encoding="utf-8") as opened:
-        return json.load(opened)
+    return read_references(sbom["path"])

@@ -25,7 +25,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 
-from children import Failure, format_bytes, printable, running, say
+from children import Failure, printable, running, say
+from group_layers import format_bytes
 
 # A line in which Nix says why it fails; the first is the cause. Of a binary cache that it does not
 # reach after several attempts, it only warns, as it does of each attempt.

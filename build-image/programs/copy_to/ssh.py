@@ -57,7 +57,7 @@ ADVICE = {
 }
 
 
-def pull(
+def pull_by_ssh(
     registry: Registry,
     push: Push,
     server: Server,

@@ -36,13 +36,15 @@ import signal
 import sys
 from typing import Any
 
-import ssh
-from children import Failure, end_all, format_bytes, say
+from changes import format_report
+from children import Failure, end_all, say
 from destinations import Destination, UsageError, option_value, read_words
 from docker import Docker, Unreachable
 from dry_run import DryRun
+from group_layers import format_bytes
 from loopback_registry import Image, Push, Registry
 from skopeo import Skopeo
+from ssh import pull_by_ssh
 
 FLEET_HELP = """Push the images of a fleet: copy-to DESTINATION ... [OPTION ...]
 
@@ -73,7 +75,9 @@ class Copier:
                 if destination.scheme == "docker-daemon:":
                     digest = self.copy_to_docker(push, destination)
                 elif destination.scheme == "ssh://":
-                    ssh.pull(self.registry, push, destination.server, ":".join(destination.image))
+                    pull_by_ssh(
+                        self.registry, push, destination.server, ":".join(destination.image)
+                    )
                     digest = image.digest
                 else:
                     digest = self.skopeo.copy(push, destination, self.options)
@@ -91,7 +95,7 @@ class Copier:
         name, tag = destination.image
         try:
             if docker.server:
-                ssh.pull(self.registry, push, docker.server, f"{name}:{tag}", ["docker"])
+                pull_by_ssh(self.registry, push, docker.server, f"{name}:{tag}", ["docker"])
             else:
                 docker.pull(push, name, tag)
         except Unreachable:
@@ -101,8 +105,19 @@ class Copier:
         return push.image.digest
 
 
-def main(settings_file: str, *words: str) -> int:
-    """Push to the destinations among `words`; copy-to.nix says what the settings are."""
+def main() -> int:
+    """Push as the command line says, after the settings that copy-to.nix writes."""
+    for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    try:
+        return run(*sys.argv[1:])
+    finally:
+        end_all()
+
+
+def run(settings_file: str, *words: str) -> int:
+    """Push to the destinations among `words`; return the exit status."""
     with open(settings_file, encoding="utf-8") as file:
         settings: dict[str, Any] = json.load(file)
     images, is_fleet = settings["images"], settings["isFleet"]
@@ -134,7 +149,7 @@ def main(settings_file: str, *words: str) -> int:
 
     digest_file = option_value(options, "--digestfile")
     skopeo = Skopeo(settings["skopeo"], settings["preserveDigests"])
-    copier, dry_run = Copier(skopeo, options), DryRun(skopeo, options, settings["modules"])
+    copier, dry_run = Copier(skopeo, options), DryRun(skopeo, options)
     opened: dict[str, Image] = {}
     status = 0
     for name, destination in targets:
@@ -161,8 +176,6 @@ def show(report: dict[str, Any], name: str, destination: Destination, as_json: b
     """Return the report of a dry run as text or as JSON."""
     if as_json:
         return json.dumps({"image": name, "destination": str(destination), **report})
-    from changes import format_report
-
     return format_report(report, str(destination))
 
 
@@ -172,10 +185,4 @@ def interrupt(number: int, _: object) -> None:
 
 
 if __name__ == "__main__":
-    for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, interrupt)
-    try:
-        sys.exit(main(*sys.argv[1:]))
-    finally:
-        end_all()
+    sys.exit(main())

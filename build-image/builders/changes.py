@@ -281,7 +281,7 @@ def format_packages(packages: dict[str, Any]) -> list[str]:
     for entry in own:
         name = f"{entry['name']} {entry['version']}".strip()
         users = [other["path"] for other in packages["rebuilt"] if name in other["because"]]
-        lines.append(f"{name} was built from something else{consequence(users)}")
+        lines.append(f"{name}: its source or its build has changed{consequence(users)}")
     return lines
 
 

@@ -213,7 +213,7 @@ class TestSsh:
     @pytest.mark.parametrize(
         ("settings", "programs", "key", "told"),
         [
-            ([], [], "user", "ssh finds no docker and no podman there"),
+            ([], [], "user", "no docker and no podman there: install one (`ssh 127"),
             ([], ["docker"], "user", "Cannot connect to the Docker daemon at unix:///nowhere"),
             ([], [], "stranger", "Permission denied (publickey"),
             (["AllowTcpForwarding no"], [], "user", "(the server must allow it: AllowTcpForward"),

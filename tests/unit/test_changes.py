@@ -69,6 +69,9 @@ def test_a_change_without_another_version_is_the_lowest_path_that_changed():
         "app": ["lib 1"],
     }
     assert not (changes["changed"] or changes["new"] or changes["gone"])
+    report = {**compare({"linux/amd64": []}, {"linux/amd64": []}, {}), "packages": changes}
+    told = "- lib 1: its source or its build has changed, and 1 path rebuilt for it\n"
+    assert told in format_report(report, "image")
 
 
 @given(images, images, graphs)

@@ -28,7 +28,7 @@ OPTIONS = {
 # What runs there. The shell reads it to its end before it runs any of it.
 SCRIPT = """{{
   found=
-  reason='ssh finds no {missing} there'
+  reason='ssh finds no {missing} there: install one (`{command}` must work)'
   for program in {programs}; do
     command -v $program >/dev/null || continue
     reason=$($program version 2>&1 >/dev/null </dev/null) && found=$program && break
@@ -84,6 +84,7 @@ def pull_by_ssh(
                 script = SCRIPT.format(
                     mark=MARK,
                     missing=" and no ".join(programs),
+                    command=f"ssh {server.host} {programs[0]} version",
                     programs=" ".join(programs),
                     pulled=f"127.0.0.1:{port}/{push.name}@{push.image.digest}",
                     image=image,

@@ -26,7 +26,7 @@
   name ? "image",
   # Tag of the image
   tag ? "latest",
-  # The most layers that the image may have
+  # The maximum number of layers
   maxLayers ? 96,
   # Popularity table: its URL, or the absolute path of a local file
   popularityUrl ? null,
@@ -65,7 +65,7 @@ let
     ;
 
   # What `nix-build -A NAME` builds in place of the answer
-  outputsOf = image: {
+  attributesOf = image: {
     # An OCI image layout, and other forms of the same image
     inherit image;
     inherit (image) archive stream copyTo;
@@ -138,18 +138,27 @@ let
     "moreutils"
     "nano"
   ];
-  found = import ./names/find-packages.nix {
+  lookup = import ./names/find-packages.nix {
     inherit pkgs;
     inherit (hostPlatform) system;
     names = concatMap (name: if name == "shell" then shell else [ name ]) names;
   };
   hasCertificates = elem "shell" names || elem "cacert" names;
 
-  layerLimit =
+  # nix-build's --argstr gives strings; image/arguments.nix refuses those that are no numbers.
+  toNumber =
+    given:
     let
-      digits = if isString maxLayers then match "0*([0-9]{1,9})" maxLayers else null;
+      digits = if isString given then match "0*([0-9]{1,9})" given else null;
     in
-    if digits == null then maxLayers else fromJSON (head digits);
+    if digits == null then given else fromJSON (head digits);
+  toBoolean =
+    given:
+    {
+      "true" = true;
+      "false" = false;
+    }
+    .${toString given} or given;
 
   makeImage = import ./image/image.nix {
     inherit tools;
@@ -157,14 +166,9 @@ let
   };
   image = makeImage {
     inherit name tag mediaTypes known;
-    contents = found.packages ++ contents;
-    maxLayers = layerLimit;
-    importFromDerivation =
-      {
-        "true" = true;
-        "false" = false;
-      }
-      .${toString importFromDerivation} or importFromDerivation;
+    contents = lookup.packages ++ contents;
+    maxLayers = toNumber maxLayers;
+    importFromDerivation = toBoolean importFromDerivation;
     config =
       (if elem "shell" names then { Cmd = [ "bash" ]; } else { })
       // (
@@ -200,7 +204,7 @@ let
 
   # Unavailable packages are an answer, too; docs/nixery-build-image.md has its form. `not_found` is the only
   # error that servers know.
-  inherit (found) missing similar;
+  inherit (lookup) missing similar;
   unavailable = filter (hasAttr "failure") missing;
   errorAnswer = {
     error = "not_found";
@@ -243,17 +247,17 @@ import ./image/check-call.nix {
     if refused != [ ] then
       head refused
     else
-      index.answer // intersectAttrs (outputsOf null) (index // { image = index; })
+      index.answer // intersectAttrs (attributesOf null) (index // { image = index; })
   else if !(architectures ? ${system}) && intersectAttrs platforms importAttributes == { } then
     throw "system must be one of ${concatStringsSep ", " (attrNames architectures)}, not ${toJSON system}${
       import ./names/did-you-mean.nix { names = attrNames architectures; } system
     }"
   else if missing == [ ] then
-    image.answer // outputsOf image // { inherit cache; }
+    image.answer // attributesOf image // { inherit cache; }
   else
     # The answer is a success for Nix, so it says what it is; each attribute ends with the same.
     tools.writeText "answer.json" (builtins.trace sentence (toJSON errorAnswer))
-    // mapAttrs (_: _: noImage) (outputsOf null)
+    // mapAttrs (_: _: noImage) (attributesOf null)
     // {
       inherit missing;
     }

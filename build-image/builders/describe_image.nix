@@ -7,11 +7,11 @@
   # The store paths of the outputs that they describe, without context
   blobs,
   # What read_base_image.py writes as `image`, or null
-  base,
+  baseImage,
   # The configuration of the container, without context
   config,
   # Annotations of the manifest, without context
-  annotations ? { },
+  annotations,
   # Variables that those of the base and of the configuration override
   environment,
   # Names of the machine in the OCI image specification; "" for no variant
@@ -20,10 +20,4 @@
   # Seconds since 1970
   created,
 }@attributes:
-build (
-  {
-    name = "image-documents";
-    inherit annotations;
-  }
-  // attributes
-)
+build ({ name = "image-documents"; } // attributes)

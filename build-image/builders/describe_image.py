@@ -136,8 +136,8 @@ def main() -> None:
     attributes = read_attributes()
     out = attributes["outputs"]["out"]
     base = {"config": {}, "history": [], "layerCount": 0}
-    if attributes["base"]:
-        base = read_json(attributes["base"])
+    if attributes["baseImage"]:
+        base = read_json(attributes["baseImage"])
     layers: list[LayerDescription] = [
         {**layer, "path": os.path.join(output, layer["file"]).rstrip("/")}
         for file, output in zip(attributes["descriptions"], attributes["blobs"])

@@ -5,9 +5,9 @@
   roots,
   # Those of the closure that are not in it
   leftOut,
-  # The folder that read_base_image.py wrote, its `description` and its `tree`; or null
-  base,
-  baseDescription,
+  # What read_base_image.py writes as `out`, `description` and `tree`, or null each
+  baseFolder,
+  baseLayers,
   baseTree,
   storeDir,
   # Seconds since 1970

@@ -80,9 +80,9 @@ def find_base_entries(attributes: dict, closure: list[dict]) -> list[dict]:
     container.
     """
     there = {entry["path"] for entry in closure}
-    layers = read_json(attributes["baseDescription"])
+    layers = read_json(attributes["baseLayers"])
     wanted = {path for layer in layers for path in layer["storePaths"]} - there
-    database = os.path.join(attributes["base"], "db.sqlite")
+    database = os.path.join(attributes["baseFolder"], "db.sqlite")
     known = read_database(database) if wanted and os.path.exists(database) else []
     found = [entry for entry in known if entry["path"] in wanted]
     if missing := sorted(wanted.difference(entry["path"] for entry in found)):
@@ -100,7 +100,7 @@ def main() -> None:
     attributes = read_attributes()
     os.umask(0o022)
     entries = attributes["closure"]
-    if attributes["base"]:
+    if attributes["baseFolder"]:
         entries = entries + find_base_entries(attributes, entries)
     environment = {
         "HOME": os.getcwd(),

@@ -7,18 +7,13 @@
   contents,
   # An uncompressed tar file in their place, or null
   archive,
-
-  # How every layer of the image is packed, the same as in pack_layers.nix: programs
-  tar,
-  compressorProgram,
-  # "gz", "zstd" or "none"
-  compressor,
-  storeDir,
-  # Modification time of all files, in seconds since 1970
-  mtime,
-  # Owner of the store paths, NAME:ID each
-  owner,
-  group,
+  # How every layer of the image is packed:
+  #   tar, compressorProgram  the programs
+  #   compressor              "gz", "zstd" or "none"
+  #   storeDir
+  #   mtime                   of all files, in seconds since 1970
+  #   owner, group            of the store paths, NAME:ID each
+  packing,
 }@attributes:
 build (
   attributes

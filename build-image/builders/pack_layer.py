@@ -197,7 +197,7 @@ def encode_description(description: LayerDescription) -> str:
 def main() -> None:
     layer = read_layer()
     outputs = layer["outputs"]
-    description = pack_layer(layer, layer, outputs["out"], cores())
+    description = pack_layer(layer["packing"], layer, outputs["out"], cores())
     with open(outputs["description"], "w", encoding="utf-8") as file:
         file.write(encode_description(description))
 

@@ -4,15 +4,8 @@
 {
   # The plan, as plan_layers.py writes it
   groupedLayers,
-
-  # How every layer is packed, as in pack_layer.nix
-  tar,
-  compressorProgram,
-  compressor,
-  storeDir,
-  mtime,
-  owner,
-  group,
+  # How every layer is packed: see pack_layer.nix
+  packing,
 }@attributes:
 build (
   attributes

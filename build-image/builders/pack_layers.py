@@ -19,7 +19,8 @@ from processes import cores
 
 def main() -> None:
     attributes = read_attributes()
-    outputs, plan = attributes["outputs"], read_json(attributes["groupedLayers"])
+    outputs, packing = attributes["outputs"], attributes["packing"]
+    plan = read_json(attributes["groupedLayers"])
     files = [f"{number:03}" for number in range(len(plan))]
     os.mkdir(outputs["out"])
     # Threads share Python's lock: more than a few do not read faster. Each gets one compressor more
@@ -28,9 +29,7 @@ def main() -> None:
     compressors = cores() // threads + 1
     with ThreadPoolExecutor(threads) as pool:
         jobs = [
-            pool.submit(
-                pack_layer, attributes, layer, os.path.join(outputs["out"], file), compressors
-            )
+            pool.submit(pack_layer, packing, layer, os.path.join(outputs["out"], file), compressors)
             for file, layer in zip(files, plan)
         ]
         descriptions = [{**job.result(), "file": file} for file, job in zip(files, jobs)]

@@ -14,7 +14,7 @@ import json
 
 from attributes import read_attributes, read_json, write_json
 from group_layers import Layer, format_bytes, group_fleet, read_graph, read_plans, store_name
-from plan_layers import load, prepare
+from plan_layers import read_input, split_budget
 
 
 def explain_fleet(fleet: dict[str, list[Layer]], sizes: dict[str, int]) -> dict:
@@ -68,13 +68,12 @@ def main() -> None:
     graphs, budgets = {}, {}
     for name, image in attributes["images"].items():
         roots = attributes["exportReferencesGraph"][f"image-{name}"]
-        exported = {"graph": roots}, attributes[f"image-{name}"]
-        base_layers = read_json(image["base"]) if image["base"] else []
-        request = {**image, "exportReferencesGraph": exported[0], "graph": exported[1]}
-        graph, _, budget = prepare(request, base_layers)
+        base_layers = read_json(image["baseLayers"]) if image["baseLayers"] else []
+        exported = {"exportReferencesGraph": {"graph": roots}, "graph": attributes[f"image-{name}"]}
+        graph, _, budget = split_budget({**image, **exported}, base_layers)
         if graph["graph"]:
             graphs[name], budgets[name] = read_graph(graph), budget
-    fleet = group_fleet(graphs, budgets, load(attributes, "known", read_plans, []))
+    fleet = group_fleet(graphs, budgets, read_input(attributes, "known", read_plans, []))
     sizes = {path: size for g in graphs.values() for path, size in zip(g.paths, g.nar_sizes)}
     explanation = explain_fleet(fleet, sizes)
 

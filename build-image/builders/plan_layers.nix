@@ -14,8 +14,8 @@
   includeStorePaths,
   # The maximum number of layers of the image, those of the base included
   maxLayers,
-  # The description of a base image's layers, a file, or null
-  base,
+  # The layers of a base image: what read_base_image.py writes as `description`, or null
+  baseLayers,
   # Popularity table, a file, or null
   popularity,
   # Plans of layers that exist, a file, or null

@@ -4,7 +4,8 @@ The graph that Nix exports is the input of group_layers.py, with three changes. 
 archives of the image's root and of its Nix database, since what they refer to must be in the image,
 but these have layers of their own, and the file with the references of the configuration goes into
 no layer. Store paths of the base image are not packed again. And paths that the caller has grouped
-are removed from the planned layers.
+are removed from the planned layers. The budget for the others is `maxLayers` without the layers of
+the base image, those that the caller has grouped, and the archives.
 
 The attributes are those of plan_layers.nix. Writes
 
@@ -59,7 +60,7 @@ def find_present(graph: list[dict], base_layers: list[LayerDescription]) -> set[
     }
 
 
-def select(attributes: dict, present: set[str]) -> dict:
+def select_graph(attributes: dict, present: set[str]) -> dict:
     """Return the graph of the store paths to pack: no archives, nothing that is `present`.
 
     The attributes and what is returned are exportReferencesGraph files, as group_layers.py reads
@@ -113,14 +114,14 @@ def replace_contents(layers: list[Layer], groups: list[list[str]], entries: list
     ]
 
 
-def prepare(
+def split_budget(
     attributes: dict, base_layers: list[LayerDescription]
 ) -> tuple[dict, list[list[str]], int]:
     """Return the graph to group, the caller's groups, and the budget for the rest.
 
     Ends the build with one line if there are too few layers.
     """
-    graph = select(attributes, find_present(attributes["graph"], base_layers))
+    graph = select_graph(attributes, find_present(attributes["graph"], base_layers))
     entries = graph["graph"]
     groups = assign_groups(attributes["groups"], entries)
     needed = {
@@ -140,7 +141,7 @@ def prepare(
     return graph, groups, budget
 
 
-def load(attributes: dict, argument: str, read: Callable[[Any], T], default: T) -> T:
+def read_input(attributes: dict, argument: str, read: Callable[[Any], T], default: T) -> T:
     """Return what is in the file that an attribute names, or the default if that is null."""
     name = attributes[argument]
     try:
@@ -152,11 +153,11 @@ def load(attributes: dict, argument: str, read: Callable[[Any], T], default: T) 
 
 def group_paths(attributes: dict, base_layers: list[LayerDescription]) -> dict:
     """Return the explanation, as group_layers.explain has it, of the layers with store paths."""
-    graph, groups, budget = prepare(attributes, base_layers)
+    graph, groups, budget = split_budget(attributes, base_layers)
     if not graph["graph"]:
         return {"paths": 0, "layers": []}
-    popularity = load(attributes, "popularity", read_popularity, None)
-    known: list[list[list[str]]] = load(attributes, "known", read_plans, [])
+    popularity = read_input(attributes, "popularity", read_popularity, None)
+    known: list[list[list[str]]] = read_input(attributes, "known", read_plans, [])
     read = read_graph(graph)
     layers = group_fleet({"image": read}, {"image": budget}, known, popularity)["image"]
     return explain(read, budget, replace_contents(layers, groups, graph["graph"]))
@@ -188,7 +189,7 @@ def explain_image(attributes: dict, base_layers: list[LayerDescription], grouped
 
 def main() -> None:
     attributes = read_attributes()
-    base_layers = read_json(attributes["base"]) if attributes["base"] else []
+    base_layers = read_json(attributes["baseLayers"]) if attributes["baseLayers"] else []
     grouped = group_paths(attributes, base_layers)
     explanation = explain_image(attributes, base_layers, grouped)
     plan = [{"contents": [path for path, _ in row["contents"]]} for row in grouped["layers"]]

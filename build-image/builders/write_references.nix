@@ -5,7 +5,7 @@
   # The configuration, JSON with context
   text,
   # What read_base_image.py writes as `image`, or null
-  base,
+  baseImage,
   storeDir,
 }@attributes:
 build (

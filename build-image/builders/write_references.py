@@ -51,7 +51,7 @@ def check_program(key: str, program: str, store_dir: str) -> None:
 
 def main() -> None:
     attributes = read_attributes()
-    inherited = read_json(attributes["base"])["config"] if attributes["base"] else {}
+    inherited = read_json(attributes["baseImage"])["config"] if attributes["baseImage"] else {}
     config = json.loads(attributes["text"])
     check_program(*find_program(config, inherited), attributes["storeDir"])
     with open(attributes["outputs"]["out"], "w", encoding="utf-8") as file:

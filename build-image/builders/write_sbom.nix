@@ -7,7 +7,7 @@
   # What describe_image.py wrote
   documents,
   # What read_base_image.py writes as `image`, or null
-  base,
+  baseImage,
   # Store paths, with context, whose closures the image holds
   roots,
   # Derivations with `meta` among them

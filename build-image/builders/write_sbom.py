@@ -125,7 +125,7 @@ def describe_store_path(
 
 def describe_image(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return the CycloneDX document of an image."""
-    documents, base = attributes["documents"], attributes["base"]
+    documents, base = attributes["documents"], attributes["baseImage"]
     with open(os.path.join(documents, "manifest.json"), "rb") as file:
         digest = digest_of(file.read())
     layers: dict[str, list[tuple[int, str]]] = {}  # by store path

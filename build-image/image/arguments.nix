@@ -81,6 +81,27 @@ let
     in
     "([a-z0-9.-]+:[0-9]+/)?${part}(/${part})*";
 
+  # What the `meta` of a derivation, whose name has the version, says in the names of the OCI image
+  # specification
+  annotationsOf =
+    meta:
+    let
+      parsed = builtins.parseDrvName (meta.name or "");
+      values = {
+        title = parsed.name;
+        version = meta.version or parsed.version;
+        description = meta.description or "";
+        licenses = meta.license.spdxId or "";
+        url = meta.homepage or "";
+      };
+    in
+    builtins.listToAttrs (
+      map (key: {
+        name = "org.opencontainers.image.${key}";
+        value = values.${key};
+      }) (filter (key: isString values.${key} && values.${key} != "") (attrNames values))
+    );
+
   isStringLike = value: isString value || isPath value || isAttrs value && value ? outPath;
   isWithin = least: most: value: isInt value && value >= least && value <= most;
 
@@ -323,9 +344,11 @@ let
         value: value == "docker" || value == "oci"
       ) "\"docker\" or \"oci\"" mediaTypes;
 
-      annotations = check "annotations" (
-        value: isAttrs value && builtins.all (name: isString value.${name}) (attrNames value)
-      ) "a set of strings, as in annotations.\"org.opencontainers.image.source\" = \"https://...\"" annotations;
+      annotations =
+        annotationsOf (checkSet "meta" meta)
+        // check "annotations" (
+          value: isAttrs value && builtins.all (name: isString value.${name}) (attrNames value)
+        ) "a set of strings, as in annotations.\"org.opencontainers.image.source\" = \"https://...\"" annotations;
       meta = checkSet "meta" meta;
       passthru = checkSet "passthru" passthru;
     };

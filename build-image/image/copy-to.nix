@@ -5,7 +5,7 @@
 }:
 {
   # Images by name: `place` (NAME:TAG), `documents` (a folder that describe_image.py or
-  # describe_index.py has written), `packed` (the derivations whose outputs hold the layers), `sbom`
+  # describe_index.py has written), `blobs` (the derivations whose outputs hold the layers), `sbom`
   images,
   # Whether each destination gets all of them, below it
   isFleet ? false,
@@ -36,7 +36,7 @@ let
         map (layer: {
           name = unsafeDiscardStringContext layer.outPath;
           value = unsafeDiscardStringContext layer.drvPath;
-        }) image.packed
+        }) image.blobs
       );
     }) images;
   };

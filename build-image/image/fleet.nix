@@ -52,7 +52,7 @@ let
           throw "buildImages: images.${name} must be the arguments of a call of buildImage, as in images.${name} = { contents = [ pkgs.nginx ]; }"
       ) images;
 
-  requests = mapAttrs (name: call: (buildImage name call).toPlan) calls;
+  requests = mapAttrs (name: call: (buildImage name call).planArguments) calls;
   lock = builders.plan_fleet {
     images = requests;
     # Read and copied to the store as buildImage does.
@@ -86,7 +86,7 @@ let
       isFleet = true;
       images = mapAttrs (_: image: {
         place = "${image.imageName}:${image.imageTag}";
-        inherit (image) documents packed sbom;
+        inherit (image) documents blobs sbom;
       }) built;
     };
     # What is in each image: a folder of CycloneDX documents

@@ -11,14 +11,11 @@
 }@given:
 let
   inherit (builtins)
-    attrNames
     concatLists
     concatStringsSep
-    filter
     hasContext
     head
     isFunction
-    isString
     storeDir
     stringLength
     substring
@@ -85,30 +82,16 @@ let
   contentsList = unique contents;
 
   configText = toJSON config;
-
-  # Names of the OCI image specification; a derivation's `meta` has the name with the version.
-  metaAnnotations =
-    let
-      parsed = builtins.parseDrvName (meta.name or "");
-      values = {
-        title = if meta ? name then parsed.name else null;
-        version = meta.version or (if parsed.version == "" then null else parsed.version);
-        description = meta.description or null;
-        licenses = meta.license.spdxId or null;
-        url = meta.homepage or null;
-      };
-    in
-    builtins.listToAttrs (
-      map (key: {
-        name = "org.opencontainers.image.${key}";
-        value = values.${key};
-      }) (filter (key: isString values.${key}) (attrNames values))
-    );
-  allAnnotations = metaAnnotations // annotations;
+  withoutContext = value: builtins.fromJSON (builtins.unsafeDiscardStringContext (toJSON value));
 
   base =
     if fromImage == null then
-      null
+      {
+        out = null;
+        description = null;
+        image = null;
+        tree = null;
+      }
     else
       builders.read_base_image {
         inherit
@@ -120,14 +103,11 @@ let
         storePath = wholePath fromImage;
       };
 
-  baseDescription = if base == null then null else base.description;
-  baseTree = if base == null then null else base.tree;
-
-  root = builders.link_contents {
+  rootArchive = builders.link_contents {
     contents = contentsList;
     storePaths = unique (map wholePath contentsList);
+    baseTree = base.tree;
     inherit
-      baseTree
       extraCommands
       fakeRootCommands
       includeStorePaths
@@ -144,7 +124,7 @@ let
       [
         "${builders.write_references {
           text = configText;
-          base = if base == null then null else base.image;
+          baseImage = base.image;
           inherit storeDir;
         }}"
       ]
@@ -153,13 +133,13 @@ let
   roots = unique (map wholePath contents) ++ references;
   groups = map (map wholePath) layers;
 
-  database = builders.make_database {
-    roots = roots ++ [ root ] ++ concatLists groups;
-    leftOut = [ "${root}" ] ++ references;
+  databaseArchive = builders.make_database {
+    roots = roots ++ [ rootArchive ] ++ concatLists groups;
+    leftOut = [ "${rootArchive}" ] ++ references;
+    baseFolder = base.out;
+    baseLayers = base.description;
+    baseTree = base.tree;
     inherit
-      base
-      baseDescription
-      baseTree
       storeDir
       mtime
       owner
@@ -191,11 +171,12 @@ let
       known
       packing
       ;
-    base = baseDescription;
-    archives = (if includeNixDB then [ "${database}" ] else [ ]) ++ [ "${root}" ];
+    baseLayers = base.description;
+    archives = (if includeNixDB then [ "${databaseArchive}" ] else [ ]) ++ [ "${rootArchive}" ];
   };
 
-  packed = (if base == null then [ ] else [ base ]) ++ layered.layers;
+  # The derivations whose outputs hold the layers, those of the base first
+  blobs = (if fromImage == null then [ ] else [ base ]) ++ layered.layers;
 
   # Everything that determines the image's contents, and its tag unless one is given
   ingredients = {
@@ -205,23 +186,14 @@ let
       environment
       created
       ;
-    descriptions = map (layer: layer.description) packed;
+    descriptions = map (layer: layer.description) blobs;
     # Without context: the documents name the blobs but do not need them.
-    blobs = map (layer: builtins.unsafeDiscardStringContext layer.outPath) packed;
-    base = if base == null then null else base.image;
-    # Without context: what the configuration refers to is in the layers; the layout only names it.
-    config = builtins.fromJSON (builtins.unsafeDiscardStringContext configText);
-  }
-  // (
-    if allAnnotations == { } then
-      { }
-    else
-      {
-        annotations = builtins.fromJSON (
-          builtins.unsafeDiscardStringContext (toJSON allAnnotations)
-        );
-      }
-  );
+    blobs = map (layer: builtins.unsafeDiscardStringContext layer.outPath) blobs;
+    baseImage = base.image;
+    # What the configuration refers to is in the layers; the layout only names it.
+    config = withoutContext config;
+    annotations = withoutContext annotations;
+  };
   imageTag =
     if tag != null then
       tag
@@ -230,12 +202,9 @@ let
         builtins.hashString "sha256" (builtins.unsafeDiscardStringContext (toJSON ingredients))
       );
 
-  # Configuration, manifest, and layers.json, which says of each layer in which store path it is (as
-  # text, so that building the documents builds no layer). They are made from the layers'
-  # descriptions, so a machine with a binary cache knows the image, and can push the blobs that a
-  # registry lacks without having the others: `nix-store --realise` of their store paths or, where
-  # no cache has them, of the derivations in `layers`, whose outputs they are, except those of a
-  # base image.
+  # Made from the layers' descriptions alone, so a machine with a binary cache knows the image, and can
+  # push the blobs that a registry lacks without having the others: `nix-store --realise` of their store
+  # paths or, where no cache has them, of the derivations in `layers`.
   documents = builders.describe_image ingredients;
 
   # What is in it, as CycloneDX has it
@@ -243,15 +212,15 @@ let
     imageName = name;
     tag = imageTag;
     inherit documents packages;
-    inherit (ingredients) base;
-    inherit (layered.toPlan) roots;
+    inherit (ingredients) baseImage;
+    inherit (layered.planArguments) roots;
   };
 
-  outputs = import ./outputs.nix { inherit tools builders; } {
+  forms = import ./forms.nix { inherit tools builders; } {
     inherit
       name
       documents
-      packed
+      blobs
       sbom
       architecture
       ;
@@ -262,10 +231,10 @@ let
   answer = builders.write_answer {
     name = "${shortName}-image";
     inherit documents mediaTypes;
-    blobs = packed;
+    inherit blobs;
   };
 in
-outputs.layout
+forms.layout
 // passthru
 // {
   inherit meta passthru imageTag;
@@ -282,17 +251,17 @@ outputs.layout
   inherit (layered) layers groupedLayers picture;
   inherit sbom;
   # For a fleet that this image is in
-  inherit (layered) toPlan;
+  inherit (layered) planArguments;
   # Without outputSpecified, `nix build` of newer versions of Nix builds the output `out`.
   explain = layered.groupedLayers.explain // {
     outputSpecified = true;
   };
   inherit answer;
   # For an index that this image is in
-  inherit documents packed architecture;
+  inherit documents blobs architecture;
   platform = "linux/${architecture}${if variant == "" then "" else "/${variant}"}";
 
-  inherit (outputs)
+  inherit (forms)
     archive
     stream
     copyTo
@@ -306,8 +275,8 @@ outputs.layout
     concatStringsSep "\n" (
       map toString (
         [
-          outputs.layout
-          outputs.copyTo
+          forms.layout
+          forms.copyTo
           answer
           layered.groupedLayers
         ]

@@ -53,7 +53,7 @@ let
       given.images;
 
   documents = builders.describe_index { images = map (image: image.documents) images; };
-  packed = concatMap (image: image.packed) images;
+  blobs = concatMap (image: image.blobs) images;
   imageTag =
     if named.tag != null then
       named.tag
@@ -73,10 +73,10 @@ let
     )
   );
 
-  outputs = import ./outputs.nix { inherit tools builders; } {
+  forms = import ./forms.nix { inherit tools builders; } {
     inherit (named) name;
     tag = imageTag;
-    inherit documents packed sbom;
+    inherit documents blobs sbom;
     inherit (head (native ++ images)) architecture;
   };
 
@@ -84,15 +84,15 @@ let
   answer = builders.write_answer {
     name = "index";
     inherit documents;
-    blobs = packed;
+    inherit blobs;
     mediaTypes = "oci";
   };
 in
-outputs.layout
+forms.layout
 // {
   inherit documents images imageTag answer;
   imageName = named.name;
-  inherit (outputs)
+  inherit (forms)
     archive
     stream
     copyTo
@@ -107,8 +107,8 @@ outputs.layout
     builtins.concatStringsSep "\n" (
       map toString (
         [
-          outputs.layout
-          outputs.copyTo
+          forms.layout
+          forms.copyTo
           answer
         ]
         ++ map (image: image.cache) images

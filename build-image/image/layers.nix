@@ -19,13 +19,13 @@
   groups,
   # The maximum number of layers, those of the base included
   maxLayers,
-  # The description of a base image's layers, a file, or null
-  base,
+  # The layers of a base image: what read_base_image.py writes as `description`, or null
+  baseLayers,
   # Popularity table, a file, or null
   popularity,
   # Plans of layers that exist, a file, or null
   known,
-  # How a layer is packed: attributes of pack_layer.py
+  # How a layer is packed: see pack_layer.nix
   packing,
   # Whether the store paths are in the image, or only what links to them
   includeStorePaths,
@@ -34,18 +34,18 @@
 }:
 let
   # What the plan depends on; the images of a fleet are planned together from it (fleet.nix).
-  toPlan = {
+  planArguments = {
     roots = roots ++ archives ++ builtins.concatLists groups;
     inherit
       archives
-      base
+      baseLayers
       groups
       includeStorePaths
       maxLayers
       references
       ;
   };
-  groupedLayers = builders.plan_layers (toPlan // { inherit known popularity; });
+  groupedLayers = builders.plan_layers (planArguments // { inherit known popularity; });
 
   # The plan, read back into the evaluation, which builds it first (import from derivation). Its text
   # keeps no references: fromJSON refuses them, and a layer must depend on its own paths alone. Each
@@ -67,21 +67,19 @@ let
 
   packLayer =
     layer:
-    builders.pack_layer (
-      packing
-      // {
-        name = nameLayer (if layer ? archive then [ layer.archive ] else layer.contents);
-        contents = map withContext layer.contents;
-        archive = if layer ? archive then withContext layer.archive else null;
-      }
-    );
+    builders.pack_layer {
+      inherit packing;
+      name = nameLayer (if layer ? archive then [ layer.archive ] else layer.contents);
+      contents = map withContext layer.contents;
+      archive = if layer ? archive then withContext layer.archive else null;
+    };
 in
 {
-  inherit groupedLayers toPlan;
+  inherit groupedLayers planArguments;
   picture = builders.draw_picture { inherit (groupedLayers) explanation; };
   layers =
     if importFromDerivation then
       map packLayer plan
     else
-      [ (builders.pack_layers (packing // { inherit groupedLayers; })) ];
+      [ (builders.pack_layers { inherit groupedLayers packing; }) ];
 }

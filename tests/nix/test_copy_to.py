@@ -354,7 +354,7 @@ class TestUsage:
             place = "two:latest";
             documents = {documents};
             sbom = pkgs.hello;
-            packed = builtins.genList (number: {{
+            blobs = builtins.genList (number: {{
               outPath = "/nix/store/{name}${{toString number}}";
               drvPath = "/nix/store/{name}${{toString number}}.drv";
             }}) 2000;

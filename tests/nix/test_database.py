@@ -34,7 +34,7 @@ class TestRegistration:
     def test_failing_nix_store_ends_the_build_in_one_line(self, tmp_path):
         attributes = {
             "outputs": {"out": str(tmp_path / "out")},
-            **{"closure": [], "leftOut": [], "base": None, "storeDir": "/nix/store"},
+            **{"closure": [], "leftOut": [], "baseFolder": None, "storeDir": "/nix/store"},
             **{"nixStore": shutil.which("false"), "tar": shutil.which("tar")},
             **{"mtime": 1, "owner": "root:0", "group": "root:0"},
         }

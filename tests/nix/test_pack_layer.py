@@ -46,15 +46,17 @@ class TestPack:
         attributes = {
             "outputs": {name: str(folder / name) for name in ("out", "description")},
             "contents": [str(content)],
-            "tar": tar or shutil.which("tar"),
-            "compressor": compressor,
-            "compressorProgram": shutil.which(program or COMPRESSORS[compressor]),
-            "storeDir": "/nix/store",
             "archive": None,
+            "packing": {
+                "tar": tar or shutil.which("tar"),
+                "compressor": compressor,
+                "compressorProgram": shutil.which(program or COMPRESSORS[compressor]),
+                "storeDir": "/nix/store",
+                "mtime": 1,
+                "owner": "root:0",
+                "group": "root:0",
+            },
             "unsafeDiscardReferences": {"out": True, "description": False},
-            "mtime": 1,
-            "owner": "root:0",
-            "group": "root:0",
         }
         (folder / ".attrs.json").write_text(json.dumps(attributes))
         return self.run(folder, cores)

@@ -16,7 +16,7 @@ from describe_image import container_config, image_config, merge_environment
 from layer import LayerDescription
 from nix import ROOT
 from pack_layer import encode_description
-from plan_layers import assign_groups, select
+from plan_layers import assign_groups, select_graph
 
 MODULES = sorted(file.stem for file in (ROOT / "build-image").glob("**/*.py"))
 
@@ -174,6 +174,6 @@ class TestPlan:
             "references": [],
             "includeStorePaths": True,
         }
-        left = select(attributes, set())
+        left = select_graph(attributes, set())
         assert left["exportReferencesGraph"]["graph"] == ["a", "b"]
         assert [entry["path"] for entry in left["graph"]] == ["a", "b"]

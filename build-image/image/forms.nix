@@ -13,7 +13,7 @@
   # Folder that describe_image.py or describe_index.py has written
   documents,
   # Derivations whose outputs hold the layers
-  packed,
+  blobs,
   # The CycloneDX document, or a folder of them
   sbom,
   # Architecture of the image; of an index, the one whose image `docker load` takes
@@ -27,7 +27,7 @@ let
     name = "${shortName}-image";
     imageName = name;
     inherit tag architecture documents;
-    blobs = packed;
+    inherit blobs;
   };
 
   program = import ../programs/package.nix { inherit tools; } "stream_image";
@@ -87,7 +87,7 @@ in
   copyTo = import ./copy-to.nix { inherit tools; } {
     images.${name} = {
       place = "${name}:${tag}";
-      inherit documents packed sbom;
+      inherit documents blobs sbom;
     };
   };
 }

@@ -22,10 +22,10 @@
         lib.genAttrs (lib.filter hasAll systems) (system: value nixpkgs.legacyPackages.${system});
       forSystems = whereThereAre [ ];
 
-      offersOf = pkgs: import ./. { inherit pkgs; };
-      programsOf = pkgs: { inherit (offersOf pkgs) group-layers nixery-build-image; };
+      projectOf = pkgs: import ./. { inherit pkgs; };
+      programsOf = pkgs: { inherit (projectOf pkgs) group-layers nixery-build-image; };
       functionsOf = pkgs: {
-        inherit (offersOf pkgs)
+        inherit (projectOf pkgs)
           buildImage
           buildImages
           buildIndex
@@ -44,7 +44,7 @@
 
       # Images of other people's Nix code get these layers, too.
       overlays.dockerTools = final: prev: {
-        dockerTools = (offersOf final).dockerTools prev.dockerTools;
+        dockerTools = (projectOf final).dockerTools prev.dockerTools;
       };
 
       packages = forSystems (
@@ -57,7 +57,7 @@
         welcomeText = "Read the first lines of flake.nix: they have the commands.";
       };
 
-      checks = forSystems (pkgs: (offersOf pkgs).tests);
+      checks = forSystems (pkgs: (projectOf pkgs).tests);
 
       # For contributors; a package set that is too old for this can still build images.
       devShells = whereThereAre [ "ruff" ] (pkgs: {

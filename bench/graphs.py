@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 """Make reference graphs of any size, as Nix would export them.
 
-    graphs.py SHAPE PATHS > graph.json
+    graphs.py PATHS > graph.json
 
-The same arguments give the same bytes on every machine. `closure` looks like the closures of big
+The same number gives the same bytes on every machine. The graphs look like the closures of big
 images: a few libraries that nearly everything needs, many leaves that one package needs, about ten
-references per path, sizes from a hundred bytes to sixteen megabytes. `comb` is hard for dominator
-algorithms.
+references per path, sizes from a hundred bytes to sixteen megabytes.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ import json
 import random
 import sys
 from typing import TextIO
-
-__all__ = ["SHAPES", "write_graph"]
 
 # A graph without names: the references of each path, to earlier ones, by number.
 References = list[list[int]]
@@ -42,30 +39,15 @@ def closure(count: int) -> References:
     return references
 
 
-def comb(count: int) -> References:
-    """A chain of half the paths, each with a tooth that a path next to the root needs as well.
-
-    The dominators of a tooth are those of a deep path and of a shallow one.
-    """
-    half = (count - 2) // 2
-    teeth: References = [[] for _ in range(half)]
-    spine = [[half + path - 1, path] if path else [0] for path in range(half)]
-    return [*teeth, *spine, list(range(half)), [2 * half - 1, 2 * half]]
-
-
-SHAPES = {"closure": closure, "comb": comb}
-
-
-def write_graph(file: TextIO, name: str, count: int) -> None:
+def write_graph(file: TextIO, count: int) -> None:
     """Write a graph entry by entry: a million paths should not be held in memory."""
-    references = SHAPES[name](count)
-    count = len(references)  # a comb rounds the number down
+    references = closure(count)
     digests = [hashlib.sha256(b"%d" % path).hexdigest() for path in range(count)]
     paths = [
         f"/nix/store/{digest[:32]}-package{path}-1.{path % 10}"
         for path, digest in enumerate(digests)
     ]
-    draw = random.Random(f"sizes {name} {count}").random
+    draw = random.Random(f"sizes closure {count}").random
     sizes = [int(100 * 10 ** (5.2 * draw() ** 3)) for _ in range(count)]
     # A bound is enough here, the true sum would take quadratic time: the largest of what it needs.
     closure_sizes = sizes[:]
@@ -92,7 +74,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("shape", choices=SHAPES, metavar="SHAPE", help=" or ".join(SHAPES))
     parser.add_argument("paths", type=int, metavar="PATHS")
     arguments = parser.parse_args()
-    write_graph(sys.stdout, arguments.shape, arguments.paths)
+    write_graph(sys.stdout, arguments.paths)

@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +37,7 @@ from typing import NamedTuple
 from hosts import HOSTS
 from machines import NIX, Relay
 from push import change_package, layers_of
-from speed import BENCH, Builder, find_packages
+from speed import BENCH, Builder, prepare
 from timing import MEGA, Failure, Run, machine, run, say, table
 
 sys.path.insert(0, str(BENCH.parent / "tests/support"))
@@ -333,11 +332,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--program", metavar="FILE", type=Path, help="another version of group_layers.py")
     add("--report", metavar="FILE", type=Path, default=BENCH / "pull.md", help="where it goes")
     arguments = parser.parse_args(argv)
-    # What was started ends, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    os.environ["NIX_CONFIG"] = os.environ.get("NIX_CONFIG", "") + "\nsubstituters ="
-    packages = find_packages()
+    packages = prepare()
     if packages is None:
         parser.error("needs Nix and the small package set")
     folder = Path(tempfile.mkdtemp(prefix="pull-"))

@@ -29,7 +29,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import statistics
 import sys
 import tempfile
@@ -40,7 +39,7 @@ from typing import NamedTuple
 
 from machines import NIX, Machine, Relay, serve
 from plot import Panel, draw
-from speed import BENCH, Builder, find_packages
+from speed import BENCH, Builder, prepare
 from timing import MEGA, Command, Failure, machine, run, say, table
 
 sys.path.insert(0, str(BENCH.parent / "tests/support"))
@@ -399,11 +398,7 @@ def main(argv: list[str] | None = None) -> int:
     given = {name: folder for name, folder in given.items() if folder}
     if list(given) == ["nix2container"]:
         parser.error("--nix2container needs --nixpkgs")
-    # What was started ends, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    os.environ["NIX_CONFIG"] = os.environ.get("NIX_CONFIG", "") + "\nsubstituters ="
-    packages = find_packages()
+    packages = prepare()
     if packages is None:
         parser.error("needs Nix and the small package set")
     # Names of sockets are short.

@@ -7,8 +7,7 @@ Without `--write`, the report is printed. Programs that are compared run alterna
 times; a ratio is the median over neighboring runs, followed by the lowest and the highest. Times
 are those of whole processes with all their children.
 
-The first part groups graphs of many sizes (graphs.py): those of images, and a shape that is
-hard for dominator algorithms. The second part builds images of the small
+The first part groups graphs of many sizes (graphs.py). The second part builds images of the small
 package set with Nix and, with `--nixpkgs`, a checkout of nixpkgs, the same with its dockerTools.
 All is deleted afterwards. Without Nix, this part is left out.
 """
@@ -20,6 +19,7 @@ import contextlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,9 +46,8 @@ from timing import (
 BENCH = Path(__file__).resolve().parent
 PROGRAM = BENCH.parent / "group_layers.py"
 
-# Shapes of graphs.py, and how many paths: of images, and beyond.
-GRAPHS = tuple(("closure", paths) for paths in (100, 250, 1_230, 10_000, 100_000))
-GRAPHS += (("comb", 1_000), ("comb", 10_000))
+# How many paths graphs have: those of images, and beyond
+PATHS = (100, 250, 1_230, 10_000, 100_000)
 STRATEGIES = {"images": (), "nixery": ("--strategy", "nixery")}  # what is grouped how
 
 Revisions = Mapping[str, str]  # of images.nix's own packages, by their bytes
@@ -68,22 +67,22 @@ COMPRESSORS = (
 def measure_grouping(folder: Path, repeats: int) -> str:
     """Time group_layers.py; return a section of the report."""
     rows = []
-    for shape, count in GRAPHS:
-        say(f"grouping: {shape}, {count} paths")
+    for count in PATHS:
+        say(f"grouping: {count} paths")
         graph = folder / "graph.json"
         # In a process of its own: this one must stay small, see `Run.peak`.
         with open(graph, "w", encoding="utf-8") as stream:
-            program: Command = [sys.executable, BENCH / "graphs.py", shape, str(count)]
+            program: Command = [sys.executable, BENCH / "graphs.py", str(count)]
             subprocess.run(program, stdout=stream, check=True)
         words: Command = [sys.executable, PROGRAM, "--graph", graph, "--out", folder / "plan"]
         runs = alternate({name: [*words, *more] for name, more in STRATEGIES.items()}, repeats)
         for name, its_runs in runs.items():
             cpu = spread([1000 * its_run.cpu for its_run in its_runs])
-            rows.append((shape, count, name, cpu, f"{median(its_runs, 'peak') / MEGA:.0f}"))
+            rows.append((count, name, cpu, f"{median(its_runs, 'peak') / MEGA:.0f}"))
     return "\n\n".join([
         "## Grouping",
         f"{machine()}, Python {platform.python_version()}; whole processes, {repeats} runs.",
-        table(("graph", "paths", "strategy", "CPU ms", "peak MB"), rows),
+        table(("paths", "strategy", "CPU ms", "peak MB"), rows),
     ])  # fmt: skip
 
 
@@ -243,8 +242,15 @@ def measure_images(folder: Path, packages: str, repeats: int, nixpkgs: Path | No
     ])  # fmt: skip
 
 
-def find_packages() -> str | None:
-    """Return the folder of the small package set; None without Nix, or where it can't be had."""
+def prepare() -> str | None:
+    """Return the folder of the small package set; None without Nix, or where it can't be had.
+
+    Sets what the programs that are measured inherit: they ask no cache and write no bytecode. What
+    they start ends with this program.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    os.environ["NIX_CONFIG"] = os.environ.get("NIX_CONFIG", "") + "\nsubstituters ="
     if not shutil.which("nix-build"):
         return None
     fetch = BENCH.parent / "tests/packages/fetch"
@@ -261,15 +267,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--nixpkgs", metavar="FOLDER", type=Path, help="a checkout to take dockerTools from")
     add("--write", metavar="FOLDER", type=Path, help="write speed.md there")
     arguments = parser.parse_args(argv)
-    # No cache is asked, and nothing is written beside the programs that run.
-    os.environ["NIX_CONFIG"] = os.environ.get("NIX_CONFIG", "") + "\nsubstituters ="
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    packages = prepare()
     sections = ["# Speed, measured", "Written by `bench/speed.py`, whose `--help` explains it."]
     try:
         with tempfile.TemporaryDirectory(prefix="speed-") as name:
             folder, repeats = Path(name), arguments.repeats
             sections.append(measure_grouping(folder, repeats))
-            packages = find_packages()
             if packages:
                 sections.append(measure_images(folder, packages, repeats, arguments.nixpkgs))
             else:

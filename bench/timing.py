@@ -83,11 +83,6 @@ def spread(values: Sequence[float]) -> str:
     return "{} ({} to {})".format(*(f"{number:.{digits}f}" for number in numbers))
 
 
-def verdict(met: bool, aim: str) -> str:
-    """Return a table's cell for an aim."""
-    return f"{aim}: {'met' if met else 'missed'}"
-
-
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table, its first column to the left, the others to the right."""
     lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]

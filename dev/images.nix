@@ -57,7 +57,7 @@ let
     contents = build { };
     few-layers = build { maxLayers = 12; };
     base = base;
-    upon-base = build {
+    on-base = build {
       fromImage = base.archive;
       config.Env = [ "B=2" ];
       maxLayers = 30;

@@ -42,7 +42,7 @@ def lay_own_layers(base: ImageTree, own: Entry, places: list[str]) -> ImageTree:
     return lower
 
 
-def folder_upon(place: str, lower: ImageTree) -> Entry:
+def folder_at(place: str, lower: ImageTree) -> Entry:
     """Return a folder that nobody has given a mode: that of the layers below if they have it."""
     below = lower.entries.get(place)
     return below if below is not None and below.kind == "folder" else Entry("folder")
@@ -83,7 +83,7 @@ def place_files(
             where[place] = real
             for above_it in above(real):
                 if above_it not in placed or placed[above_it].kind != "folder":
-                    placed[above_it] = folder_upon(above_it, lower)
+                    placed[above_it] = folder_at(above_it, lower)
             if real not in given:
                 given.add(real)
                 below = lower.entries.get(real)

@@ -19,7 +19,7 @@ import timing  # noqa: E402
 def test_the_report_is_printed_or_written_and_says_what_is_left_out(tmp_path: Path) -> None:
     def report(*words: str) -> str:
         """Run speed.py where there is no Nix, on a small graph."""
-        program = "import speed; speed.GRAPHS = (('closure', 100),); speed.main()"
+        program = "import speed; speed.PATHS = (100,); speed.main()"
         environment = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(BENCH)}
         command = [sys.executable, "-c", program, "--repeats", "1", *words]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -27,7 +27,7 @@ def test_the_report_is_printed_or_written_and_says_what_is_left_out(tmp_path: Pa
 
     before = (BENCH / "speed.md").read_bytes()
     printed = report()
-    assert re.search(r"\| closure \| 100 \| nixery \| \d", printed)
+    assert re.search(r"\| 100 \| nixery \| \d", printed)
     assert "_Left out: building" in printed
     assert (BENCH / "speed.md").read_bytes() == before
     assert report("--write", str(tmp_path)) == ""

@@ -68,6 +68,20 @@ def fail(message: str) -> NoReturn:
     sys.exit(f"error: {message}")
 
 
+class Caller:
+    """A context in which messages of `fail` begin with what called the builder, if it is given."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.name and isinstance(error, SystemExit) and isinstance(error.code, str):
+            fail(error.code.replace("error: ", f"{self.name}: ", 1))
+
+
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Say in one line that the disk is full, where Python would print a trace."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,6 +1,8 @@
 # The archive of the image's root: links to the contents, and what commands add.
 { tools, build, ... }:
 {
+  # What errors of commands begin with where the image is one of several, or ""
+  caller,
   # Store paths, or folders in some, whose files are linked
   contents,
   # The store paths that these are in; their closure is what links may lead to
@@ -45,11 +47,12 @@ let
       {
         shell = "";
         path = "";
+        caller = "";
       }
     else
       {
         shell = "${tools.bash}/bin/bash";
-        inherit path;
+        inherit path caller;
       };
 in
 build (

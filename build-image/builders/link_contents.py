@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from attributes import fail, read_attributes
+from attributes import Caller, fail, read_attributes
 from commands_tree import CommandsTree
 from image_tree import Entry, ImageTree, above, read_tree
 from oci import WHITEOUT
@@ -235,9 +235,8 @@ def check_base(base: ImageTree) -> None:
             )
 
 
-def main() -> None:
-    attributes = read_attributes()
-    os.umask(0o022)
+def write_root(attributes: dict) -> None:
+    """Write the archive of the root, whose files the attributes say."""
     store = attributes["storeDir"].strip("/")
     store_paths = {entry["path"] for entry in attributes.get("closure", [])}
     base = read_tree(attributes["baseTree"], store)
@@ -279,6 +278,13 @@ def main() -> None:
                 if below.kind == "folder" and below[2:5] != own_entry[2:5]:
                     entries.setdefault(place, below)
         write_archive(entries, out, attributes["mtime"], like_tarfile=not has_commands)
+
+
+def main() -> None:
+    attributes = read_attributes()
+    os.umask(0o022)
+    with Caller(attributes["caller"]):
+        write_root(attributes)
 
 
 if __name__ == "__main__":

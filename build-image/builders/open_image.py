@@ -57,10 +57,13 @@ def field(value: object, name: str, kind: type, default: object = None) -> Any:
     return found
 
 
-def read_document(file: str) -> Any:
-    """Return what a JSON file holds."""
+def read_document(file: str, name: str) -> Any:
+    """Return what a JSON file of an image holds. Raises ImageError with its name there."""
     with open(file, "rb") as stream:
-        return json.load(stream)
+        try:
+            return json.load(stream)
+        except ValueError as error:
+            raise ImageError(f"{name} is not JSON: {error}") from None
 
 
 def hash_file(file: str) -> str:
@@ -105,14 +108,14 @@ class Layout:
 
     def read_json(self, descriptor: Any) -> Any:
         """Return what a JSON blob holds."""
-        return read_document(self.find_blob(descriptor))
+        return read_document(self.find_blob(descriptor), f"the blob {descriptor['digest']}")
 
     def find_image(self, architecture: str, variant: str) -> Image:
         """Return the image for a machine."""
         index = self.find("index.json")
         if index is None:
             raise ImageError("it has no index.json")
-        candidates = list(field(read_document(index), "manifests", list))
+        candidates = list(field(read_document(index, "index.json"), "manifests", list))
         direct, images = len(candidates), []
         seen: set[str] = set()  # an index can name the same one any number of times
         for number, descriptor in enumerate(candidates):
@@ -213,7 +216,7 @@ class DockerArchive:
 
     def find_image(self) -> Image:
         """Return the one image."""
-        images = read_document(self.find_file("manifest.json"))
+        images = read_document(self.find_file("manifest.json"), "manifest.json")
         if not isinstance(images, list) or not images:
             raise ImageError("its manifest.json is not a list of images")
         if len(images) > 1:
@@ -230,7 +233,7 @@ class DockerArchive:
             descriptors.append({"digest": digest, "size": os.path.getsize(file)})
         return Image(
             {"layers": descriptors},
-            read_document(config_file),
+            read_document(config_file, image["Config"]),
             "",
             hash_file(config_file),
             lambda descriptor: self.files[descriptor["digest"]],

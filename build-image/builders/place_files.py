@@ -60,6 +60,13 @@ def place_files(
     where = {"": ""}
     given: set[str] = set()  # folders that are in `placed` as they are in `files`
     expanded: set[str] = set()  # what is in `placed` in place of a link of the base to its folder
+
+    def put_folder(place: str, entry: Entry) -> None:
+        there = placed.get(place)
+        if there is not None and there.kind != "folder" and place not in expanded:
+            print(f"/{place}: a folder is there, not {there.target or 'a file'}")
+        placed[place] = entry
+
     for place, entry in files.items():
         folder, _, name = place.rpartition("/")
         real = join(where[folder], name) if place else ""
@@ -83,13 +90,13 @@ def place_files(
             where[place] = real
             for above_it in above(real):
                 if above_it not in placed or placed[above_it].kind != "folder":
-                    placed[above_it] = folder_at(above_it, lower)
+                    put_folder(above_it, folder_at(above_it, lower))
             if real not in given:
                 given.add(real)
                 below = lower.entries.get(real)
                 if below is None or below.kind != "folder" or not is_plain:
                     below = entry
-                placed[real] = below
+                put_folder(real, below)
         else:
             if real in expanded:
                 expanded.remove(real)
@@ -97,5 +104,6 @@ def place_files(
             # Where one has a folder, there may be files in it.
             first = placed.setdefault(real, entry)
             if first.target != entry.target:
-                print(f"/{real}: {first.target or 'a folder'} is there, not {entry.target}")
+                there = first.target or f"a {first.kind}"
+                print(f"/{real}: {there} is there, not {entry.target or 'a file'}")
     return placed

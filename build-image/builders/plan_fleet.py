@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 
-from attributes import read_attributes, read_json, write_json
+from attributes import Caller, read_attributes, read_json, write_json
 from group_layers import Layer, format_bytes, group_fleet, read_graph, read_plans, store_name
 from plan_layers import read_input, split_budget
 
@@ -70,7 +70,8 @@ def main() -> None:
         roots = attributes["exportReferencesGraph"][f"image-{name}"]
         base_layers = read_json(image["baseLayers"]) if image["baseLayers"] else []
         exported = {"exportReferencesGraph": {"graph": roots}, "graph": attributes[f"image-{name}"]}
-        graph, _, budget = split_budget({**image, **exported}, base_layers)
+        with Caller(f"buildImages: images.{name}"):
+            graph, _, budget = split_budget({**image, **exported}, base_layers)
         if graph["graph"]:
             graphs[name], budgets[name] = read_graph(graph), budget
     fleet = group_fleet(graphs, budgets, read_input(attributes, "known", read_plans, []))

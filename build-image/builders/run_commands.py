@@ -40,7 +40,8 @@ READ_ONLY = MOUNT_OPTIONS["ro"]
 
 # What programs say of a file that they could not make at an absolute path
 _REFUSED = re.compile(
-    rb"(/[^\s'\"]*?)['\"\xe2\x80\x99]*: (Read-only file system|Permission denied|No such file or)"
+    rb"(?<![^\s'\"\x98])(/[^\s'\"]*?)['\"\xe2\x80\x99]*: "
+    rb"(Read-only file system|Permission denied|No such file or)"
 )
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -125,6 +126,8 @@ def explain(said: bytes, store: str) -> str:
 
     >>> explain(b"mkdir: cannot create directory '/data': Read-only file system", "nix/store")
     ': paths are relative to the root of the image: write data, not /data'
+    >>> explain(b"bash: line 1: etc/motd: No such file or directory", "nix/store")
+    ''
     """
     known = f"/{store}/", f"{os.getcwd()}/", f"{os.environ.get('HOME', store)}/"
     for path in (os.fsdecode(match[1]) for match in _REFUSED.finditer(said)):
@@ -188,7 +191,9 @@ def run(
     reader.join(1)
     if process.returncode != 0:
         hint = explain(bytes(said), setting.store)
-        fail(f"{what} failed with status {process.returncode}{hint}")
+        # As shells have it, 128 and the number of a signal
+        status = process.returncode if process.returncode > 0 else 128 - process.returncode
+        fail(f"{what} failed with status {status}{hint}")
     # Without isolation: with it, nothing comes of these commands, but others may work beside them.
     for name in sorted(set() if setting.is_isolated else set(os.listdir("/")) - before):
         fail(f"{what} made /{name} on the machine that builds: write {name}, not /{name}")

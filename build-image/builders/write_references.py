@@ -11,7 +11,7 @@ import json
 import os
 import stat
 
-from attributes import fail, read_attributes, read_json
+from attributes import Caller, fail, read_attributes, read_json
 
 
 def find_program(config: dict, inherited: dict) -> tuple[str, str]:
@@ -53,7 +53,8 @@ def main() -> None:
     attributes = read_attributes()
     inherited = read_json(attributes["baseImage"])["config"] if attributes["baseImage"] else {}
     config = json.loads(attributes["text"])
-    check_program(*find_program(config, inherited), attributes["storeDir"])
+    with Caller(attributes["caller"]):
+        check_program(*find_program(config, inherited), attributes["storeDir"])
     with open(attributes["outputs"]["out"], "w", encoding="utf-8") as file:
         file.write(attributes["text"])
 

@@ -43,6 +43,7 @@ let
   parseTime = import ./parse-time.nix;
   checkConfig = import ./check-config.nix;
   nearestName = import ../names/did-you-mean.nix;
+  show = import ./show.nix;
 
   architectures = import ./architectures.nix;
   machine = architectures.${system} or { };
@@ -104,22 +105,6 @@ let
 
   isStringLike = value: isString value || isPath value || isAttrs value && value ? outPath;
   isWithin = least: most: value: isInt value && value >= least && value <= most;
-
-  # What was given, for people
-  show =
-    value:
-    if isFunction value then
-      "a function"
-    else if isAttrs value && value ? outPath then
-      "the derivation ${value.name or "without a name"}"
-    else if isAttrs value then
-      "a set"
-    else if isList value then
-      "a list"
-    else if isPath value then
-      toString value
-    else
-      substring 0 100 (toJSON value);
 
   normalize =
     {
@@ -206,11 +191,20 @@ let
       isUnknown =
         text: hasContext text && isList (elemAt (split "/([0-9a-df-np-sv-z]{52})" text ++ [ null ]) 1);
 
+      # A file that is there; `start` is what a sentence begins with
+      existing =
+        start: file:
+        if builtins.pathExists file then
+          file
+        else
+          refuse "${start} ${toString file}, and there is no such file, or evaluation may not read it";
+
       # A path in the store, with its string context
       storePath =
         argument: value:
         let
-          path = "${check argument isStringLike "derivations or paths, or a list of them" value}";
+          given = check argument isStringLike "derivations or paths, or a list of them" value;
+          path = "${if isPath given then existing "${argument} has" given else given}";
         in
         if hasPrefix "${storeDir}/" path then
           path
@@ -226,17 +220,14 @@ let
           null
         else if isPath value || isString value && hasPrefix "/" value && !hasContext value then
           # Under its own name, for the sentence that says what is wrong with it, if the store takes that
-          if builtins.pathExists value then
-            builtins.path {
-              name =
-                if match "[0-9a-zA-Z][0-9a-zA-Z+._?=-]{0,99}" (baseNameOf value) != null then
-                  baseNameOf value
-                else
-                  "${argument}.json";
-              path = /. + value;
-            }
-          else
-            refuse "${argument} is ${toString value}, and there is no such file, or evaluation may not read it"
+          builtins.path {
+            name =
+              if match "[0-9a-zA-Z][0-9a-zA-Z+._?=-]{0,99}" (baseNameOf value) != null then
+                baseNameOf value
+              else
+                "${argument}.json";
+            path = /. + existing "${argument} is" value;
+          }
         else
           "${
             check argument (
@@ -305,7 +296,9 @@ let
           checked;
       architecture = check "architecture" (
         value: isString value && match "[a-z0-9]{1,16}" value != null && goName value == value
-      ) "a GOARCH value, such as \"${goName architecture}\"" architecture;
+      ) "a GOARCH value, such as \"${
+          if goName architecture == architecture then "amd64" else goName architecture
+        }\"" architecture;
       variant = if architecture == machine.architecture or null then machine.variant or "" else "";
 
       created = time "created" created;
@@ -328,6 +321,8 @@ let
       fromImage =
         if fromImage == null then
           null
+        else if isPath fromImage then
+          "${existing "fromImage is" fromImage}"
         else if isStringLike fromImage && hasPrefix "${storeDir}/" "${fromImage}" then
           "${fromImage}"
         else

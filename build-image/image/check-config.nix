@@ -21,6 +21,7 @@ let
     isList
     ;
   nearestName = import ../names/did-you-mean.nix;
+  show = import ./show.nix;
 
   # Values that are allowed for strings: packages become their paths.
   isString = value: builtins.isString value || builtins.isPath value || isAttrs value && value ? outPath;
@@ -53,6 +54,9 @@ let
     what = "a number of nanoseconds, 0 or at least 1000000";
   };
 
+  # 0 to 65535
+  port = "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
+
   keys = {
     ArgsEscaped = boolean;
     AttachStderr = boolean;
@@ -68,7 +72,7 @@ let
     };
     ExposedPorts = {
       check = isEmptySets (
-        port: builtins.match "[0-9]{1,5}(-[0-9]{1,5})?(/(tcp|udp|sctp))?" port != null
+        name: builtins.match "${port}(-${port})?(/(tcp|udp|sctp))?" name != null
       );
       what = "a set of ports, such as { \"80/tcp\" = { }; }";
     };
@@ -135,7 +139,7 @@ let
       if !(known ? ${key}) then
         [ "there is no key ${above}${key}${nearestName { names = attrNames known; } key}" ]
       else if !known.${key}.check set.${key} then
-        [ "${above}${key} must be ${known.${key}.what}" ]
+        [ "${above}${key} must be ${known.${key}.what}, not ${show set.${key}}" ]
       else if known.${key} ? keys then
         problemsOf "${above}${key}." known.${key}.keys set.${key}
       else
@@ -144,7 +148,7 @@ let
   problems = problemsOf "" keys config;
 in
 if !isAttrs config then
-  throw "config of image ${name} must be a set"
+  throw "config of image ${name} must be a set, not ${show config}"
 else if problems != [ ] then
   throw "config of image ${name}: ${concatStringsSep "; " problems}"
 else

@@ -26,6 +26,7 @@ let
     hasAttr
     head
     isAttrs
+    isString
     length
     mapAttrs
     readFile
@@ -39,6 +40,7 @@ let
       caller = "buildImages: images.${name}";
     };
   builders = import ../builders { inherit tools; };
+  show = import ./show.nix;
 
   calls =
     if !isAttrs images || images == { } then
@@ -46,10 +48,12 @@ let
     else
       mapAttrs (
         name: call:
-        if isAttrs call && !(call ? outPath) then
+        if !(isAttrs defaults && !(defaults ? outPath)) then
+          throw "buildImages: defaults must be arguments of buildImage, as in defaults.tag = \"v1\", not ${show defaults}"
+        else if isAttrs call && !(call ? outPath) then
           { inherit name; } // defaults // call
         else
-          throw "buildImages: images.${name} must be the arguments of a call of buildImage, as in images.${name} = { contents = [ pkgs.nginx ]; }"
+          throw "buildImages: images.${name} must be the arguments of a call of buildImage, as in images.${name} = { contents = [ pkgs.nginx ]; }, not ${show call}"
       ) images;
 
   requests = mapAttrs (name: call: (buildImage name call).planArguments) calls;
@@ -100,7 +104,13 @@ let
     );
     # Where copyTo pushes to -> what names exactly each image there
     reference =
-      registry: mapAttrs (_: image: image.reference "${registry}/${image.imageName}") built;
+      registry:
+      mapAttrs (
+        _: image:
+        image.reference (
+          if isString registry then "${registry}/${image.imageName}" else registry
+        )
+      ) built;
     # What other machines need besides the packages to get all images without building anything
     cache = tools.writeText "fleet-cache" (
       concatStringsSep "\n" (

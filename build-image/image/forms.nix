@@ -20,6 +20,8 @@
   architecture,
 }:
 let
+  show = import ./show.nix;
+
   # For store names
   shortName = builtins.substring 0 100 (baseNameOf name);
 
@@ -52,7 +54,7 @@ in
     if isRepository then
       "${repository}@sha256:${builtins.hashString "sha256" manifest}"
     else
-      throw "reference takes a name in a registry without a tag, such as \"registry.example.org/team/app\", not ${builtins.toJSON repository}";
+      throw "reference takes a name in a registry without a tag, such as \"registry.example.org/team/app\", not ${show repository}";
 
   # An older image, or the file of its plan or a fleet's lock -> how this one differs
   changesFrom =
@@ -62,7 +64,9 @@ in
       isPath = builtins.isPath older || builtins.isString older && !builtins.hasContext older;
       isInStore = builtins.isString older || builtins.isAttrs older && older ? outPath;
       file =
-        if isPath then
+        if isPath && !builtins.pathExists (/. + older) then
+          throw "changesFrom names ${toString older}, and there is no such file, or evaluation may not read it"
+        else if isPath then
           builtins.path {
             name = "older-plan.json";
             path = /. + older;
@@ -70,7 +74,7 @@ in
         else if isInStore then
           older
         else
-          throw "changesFrom takes an image, or a file with a plan (groupedLayers) or a fleet's lock";
+          throw "changesFrom takes an image, or a file with a plan (groupedLayers) or a fleet's lock, not ${show older}";
     in
     builders.compare_images {
       imageName = name;

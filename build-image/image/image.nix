@@ -15,6 +15,7 @@ let
     concatStringsSep
     hasContext
     head
+    isAttrs
     isFunction
     storeDir
     stringLength
@@ -108,6 +109,7 @@ let
     storePaths = unique (map wholePath contentsList);
     baseTree = base.tree;
     inherit
+      caller
       extraCommands
       fakeRootCommands
       includeStorePaths
@@ -125,7 +127,7 @@ let
         "${builders.write_references {
           text = configText;
           baseImage = base.image;
-          inherit storeDir;
+          inherit caller storeDir;
         }}"
       ]
     else
@@ -243,9 +245,13 @@ forms.layout
   # As in nixpkgs: the image with additional or changed arguments
   override =
     changes:
-    import ./image.nix { inherit tools system caller; } (
-      arguments // (if isFunction changes then changes arguments else changes)
-    );
+    let
+      changed = if isFunction changes then changes arguments else changes;
+    in
+    if isAttrs changed then
+      import ./image.nix { inherit tools system caller; } (arguments // changed)
+    else
+      throw "override takes arguments of buildImage, as in override { tag = \"2\"; }, not ${import ./show.nix changed}";
   overrideAttrs = _: throw "an image has no overrideAttrs: write override { ... }, which changes arguments of buildImage";
 
   inherit (layered) layers groupedLayers picture;

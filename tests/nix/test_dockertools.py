@@ -88,7 +88,7 @@ INSTEAD = [
     ("maxLayers", "128", "must be a number from 1 to 125"),
     ("uname", "null", "must be a name of at most 31 characters without colons or spaces"),
     ("uname", '"a:b"', "must be a name of at most 31 characters without colons"),
-    ("extraCommands", '[ "touch a;" "touch b" ]', "must be a string of shell commands, not a list"),
+    ("extraCommands", '[ "touch a;" "touch b" ]', "must be a string of shell commands, not ["),
     ("config", "{ User = 1000; }", "User must be a string"),
     ("config", "{ Cmd = 1; }", "Cmd must be a list of strings"),
     ("config", "{ cmd = [ ]; }", "there is no key cmd (did you mean Cmd?)"),

@@ -41,6 +41,33 @@ CALLS = [
         "buildImages { }",
         "buildImages: the argument images is missing; the arguments are defaults, images",
     ),
+    (
+        "(buildImages { images.web = { }; defaults = [ ]; }).web",
+        'buildImages: defaults must be arguments of buildImage, as in defaults.tag = "v1", not [ ]',
+    ),
+    (
+        "(buildImages { images.web = 5; }).web",
+        "buildImages: images.web must be the arguments of a call of buildImage, as in images.web",
+    ),
+    (
+        "(buildImages { images.web = { }; }).reference [ ]",
+        "reference takes a name in a registry without a tag, such as",
+    ),
+    (
+        '(buildImages { images.web.extraCommands = "exit 3"; images.api = { }; }).copyTo',
+        "buildImages: images.web: extraCommands failed with status 3",
+    ),
+    (
+        """(buildImages {
+          images.api = { };
+          images.web.config.Cmd = [ "${pkgs.hello}/bin/helo" ];
+        }).copyTo""",
+        "buildImages: images.web: config.Cmd starts /nix/store/",
+    ),
+    (
+        "(buildImages { images.web.maxLayers = 1; images.web.contents = pkgs.hello; }).web",
+        "buildImages: images.web: maxLayers = 1 is too few: the image needs 1 for its root",
+    ),
     ("buildImages [ ]", "buildImages takes a set of arguments: defaults, images, known"),
     (
         '(buildImages { images.web = { }; known = "lock.json"; }).web',
@@ -49,6 +76,16 @@ CALLS = [
     (
         "(buildImages { images.web = { }; known = /no/such/lock.json; }).web",
         "buildImages: known is /no/such/lock.json, and there is no such file, or evaluation may n",
+    ),
+    # Images
+    (
+        f"({IMAGE}).override 5",
+        'override takes arguments of buildImage, as in override { tag = "2"; }, not 5',
+    ),
+    (f"({IMAGE}).changesFrom 5", "changesFrom takes an image, or a file with a plan"),
+    (
+        f"({IMAGE}).changesFrom /no/such.json",
+        "changesFrom names /no/such.json, and there is no such file, or evaluation may not read it",
     ),
     # Indexes
     (

@@ -224,9 +224,13 @@ class TestCommands:
         assert (root["a"].uid, root["a"].gid) == (4000000000, 3000000000)
 
     @pytest.mark.parametrize("argument", ["extraCommands", "fakeRootCommands"])
-    def test_that_fail_end_the_build(self, nix, argument):
-        error = nix.image_error(f'{{ {argument} = "false; true"; }}')
-        assert f"error: {argument} failed with status 1" in error
+    @pytest.mark.parametrize(
+        ("commands", "status"),
+        [("false; true", 1), ("echo x >etc/motd", 1), ("kill -KILL $$", 137)],
+    )
+    def test_that_fail_end_the_build(self, nix, argument, commands, status):
+        error = nix.image_error(f'{{ {argument} = "{commands}"; }}')
+        assert f"error: {argument} failed with status {status}\n" in error
 
 
 class TestRoot:

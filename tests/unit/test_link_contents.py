@@ -287,7 +287,7 @@ class TestTree:
         complete_root(tree, set(), self.EMPTY)
         assert tree == {"tmp": None}
 
-    def test_merges_folders_that_the_base_has_as_one(self):
+    def test_merges_folders_that_the_base_has_as_one(self, capsys):
         base = ImageTree("nix/store", {place: Entry("folder") for place in ("usr/bin", "usr/lib")})
         for link, target in (("bin", "usr/bin"), ("sbin", "usr/bin"), ("lib", "usr/lib")):
             base.put(link, Entry("link", target))
@@ -314,6 +314,10 @@ class TestTree:
             "usr/bin/folder/x": "x",
         }
         assert placed["bin"].kind == "link" and placed["usr/bin/folder"].kind == "folder"
+        assert capsys.readouterr().out == (
+            "/usr/bin/both: first is there, not second\n"
+            "/usr/bin/folder: a folder is there, not file\n"
+        )
 
 
 class TestRootArchive:

@@ -96,7 +96,7 @@ def layers(**changes: Any) -> Callable[[Layout], None]:
 
 HOSTILE = {
     "indexes that name each other": (write_nested_indexes, "it has no image for amd64"),
-    "an index that is no JSON": (write_index("{"), "Expecting"),
+    "an index that is no JSON": (write_index("{"), "image: index.json is not JSON: Expecting"),
     "an index that is a list": (write_index("[]"), "manifests is not a list"),
     "an index of numbers": (write_index('{"manifests": [1]}'), "digest is not a string"),
     "a link as index": (write_linked_index, "it has no index.json"),

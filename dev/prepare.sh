@@ -14,16 +14,19 @@ print_help() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "dev/${0##*/}"
 }
 
-# Announce a shell command and run it as root, or say who can run it.
+# Announce a shell command and run it as root, or say who can run it. What it prints is shown if it
+# fails: apt has a hundred lines for twenty packages.
 run_as_root() {
-  local request="ask the administrator of this machine to run: $1"
+  local request="ask the administrator of this machine to run: $1" log
+  log=$(mktemp)
   ((UID == 0)) || type -P sudo >/dev/null || fail "$request"
   say "running as root (40 MB to download, no service is started): $1"
   if ((UID == 0)); then
-    sh -c "$1" >&2 || fail "that failed"
+    sh -c "$1" >"$log" 2>&1 || { cat "$log" >&2 && fail "that failed"; }
   else
-    sudo sh -c "$1" >&2 || fail "$request"
+    sudo sh -c "$1" >"$log" 2>&1 || { cat "$log" >&2 && fail "$request"; }
   fi
+  rm "$log"
 }
 
 # Tell whether this user can build in the Nix store; otherwise print what stands in the way.

@@ -14,19 +14,17 @@ print_help() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "dev/${0##*/}"
 }
 
-# Announce a shell command and run it as root, or say who can run it. What it prints is shown if it
-# fails: apt has a hundred lines for twenty packages.
+# Announce a shell command and run it as root, or say who can run it. What it prints is shown only if
+# it fails: apt has a hundred lines for twenty packages.
 run_as_root() {
-  local request="ask the administrator of this machine to run: $1" log
-  log=$(mktemp)
-  ((UID == 0)) || type -P sudo >/dev/null || fail "$request"
+  local output as_root=sudo request="ask the administrator of this machine to run: $1"
+  ((UID == 0)) && as_root=
+  [[ -z "$as_root" ]] || type -P sudo >/dev/null || fail "$request"
   say "running as root (40 MB to download, no service is started): $1"
-  if ((UID == 0)); then
-    sh -c "$1" >"$log" 2>&1 || { cat "$log" >&2 && fail "that failed"; }
-  else
-    sudo sh -c "$1" >"$log" 2>&1 || { cat "$log" >&2 && fail "$request"; }
-  fi
-  rm "$log"
+  output=$($as_root sh -c "$1" 2>&1) && return
+  echo "$output" >&2
+  [[ -z "$as_root" ]] && fail "that failed"
+  fail "$request"
 }
 
 # Tell whether this user can build in the Nix store; otherwise print what stands in the way.

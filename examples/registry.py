@@ -239,7 +239,8 @@ def find_command(options: list[str]) -> list[str]:
     if program:
         command = [program, *options]
     elif nix_build:
-        command = [sys.executable, "-BEsS", str(PROGRAM), nix_build, str(PROJECT / "build-image")]
+        command = ["env", f"PYTHONPATH={PROJECT}", sys.executable, "-BsS", str(PROGRAM), nix_build]
+        command.append(str(PROJECT / "build-image"))
         command += options
     else:
         sys.exit("registry.py: Nix is missing: neither nix-build nor nixery-build-image is in PATH")

@@ -19,6 +19,8 @@ WIDTH, HEIGHT, HEADER = 1200, 800, 60
 
 # Of the reasons; light ones, which color-blind people can tell apart, too.
 COLORS = "#77aadd #99ddff #44bb99 #eedd88 #ee8866 #bbcc33 #dddddd #ffaabb #aaaa00".split()
+# Of what is beside the layers and between them: seen on light and on dark pages
+INK = "#768390"
 
 
 def draw(explanation: dict) -> str:
@@ -31,13 +33,12 @@ def draw(explanation: dict) -> str:
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + HEADER}"'
         ' font-family="sans-serif" font-size="14">',
-        f'<rect width="{WIDTH}" height="{HEIGHT + HEADER}" fill="#fff"/>',
-        f'<text x="4" y="22" font-size="18">{title}</text>',
+        f'<text x="4" y="22" font-size="18" fill="{INK}">{title}</text>',
     ]
     for place, reason in enumerate(reasons):
         x = 4 + 110 * place
         svg.append(f'<rect x="{x}" y="36" width="14" height="14" fill="{colors[reason]}"/>')
-        svg.append(f'<text x="{x + 20}" y="48">{_escape(reason)}</text>')
+        svg.append(f'<text x="{x + 20}" y="48" fill="{INK}">{_escape(reason)}</text>')
     by_size = sorted(layers, key=lambda layer: -layer["size"])
     outer = treemap([layer["size"] for layer in by_size], 0, HEADER, WIDTH, HEIGHT)
     for layer, (x, y, w, h) in zip(by_size, outer):
@@ -102,7 +103,7 @@ def treemap(sizes: list[int], x: float, y: float, width: float, height: float) -
 def _cell(x: float, y: float, w: float, h: float, fill: str, gap: float, title: str) -> str:
     return (
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" fill="{fill}"'
-        f' stroke="#fff" stroke-width="{gap}"><title>{_escape(title)}</title></rect>'
+        f' stroke="{INK}" stroke-width="{gap}"><title>{_escape(title)}</title></rect>'
     )
 
 

@@ -145,8 +145,9 @@ class Machine:
 
     def run(self, *words: object) -> Run:
         """Run a program of this machine's. Raises `Failure` unless it succeeds."""
-        binds = f"mount --bind {self.folder}/nix /nix && mount --bind {self.containers}"
-        inside = binds + ' /var/lib/containers && exec "$@"'
+        cache = "/var/lib/containers"  # root's skopeo takes no other
+        binds = f"mkdir -p {cache} && mount --bind {self.containers} {cache}"
+        inside = binds + f' && mount --bind {self.folder}/nix /nix && exec "$@"'
         # Nix keeps there what it knows of binary caches.
         folders = f"TMPDIR={self.folder}/tmp", f"XDG_CACHE_HOME={self.folder}/tmp"
         settings = f"NIX_CONFIG={SETTINGS}{self.substituter}", *folders

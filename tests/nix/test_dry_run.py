@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from containers import container_home
 from daemons import run_docker
 from docker_registry import DockerRegistry, run_registry
 from group_layers import format_bytes
@@ -200,10 +201,24 @@ class TestDryRun:
             assert report["send"] == report["pullByPrefix"]["linux/amd64"]
             assert [entry["name"] for entry in report["packages"]["changed"]] == ["words"]
 
+    def test_of_podman_predicts_what_it_is_sent_and_leaves_nothing(
+        self, nix, short_folder, monkeypatch
+    ):
+        monkeypatch.setenv("HOME", str(container_home(short_folder)))
+        store = f"[vfs@{short_folder}/root+{short_folder}/run]app:latest"
+        there = f"containers-storage:{store}"
+        for version in "1.0", "1.1":
+            copy_to = program(nix, revision(version))
+            (report,) = ask(copy_to, there)
+            assert ask(copy_to, there) == [report]
+            assert sent(run(copy_to, there).stderr) == predicted([report])
+        assert [entry["name"] for entry in report["packages"]["changed"]] == ["words"]
+        assert report["send"]["layers"] < len(report["layers"])
+
     @pytest.mark.parametrize(
         ("words", "told"),
         [
-            (["oci:/tmp/x:1", "--dry-run"], "oci:/tmp/x:1: --dry-run asks a registry, docker://"),
+            (["oci:/tmp/x:1", "--dry-run"], "oci:/tmp/x:1: --dry-run asks docker://, "),
             (["docker://127.0.0.1:1/app", "--json"], "--json is for --dry-run"),
         ],
     )

@@ -35,8 +35,8 @@ FOR_INSPECT = re.compile(
     r"--dest-(creds|username|password|cert-dir|tls-verify|authfile|registry-token)"
 )
 
-# What registries say of an image or a repository that is not there
-ABSENT = re.compile("manifest unknown|name unknown|not found|404", re.IGNORECASE)
+# What registries and podman's store say of an image or a repository that is not there
+ABSENT = re.compile("manifest unknown|name unknown|not found|404|not an image", re.IGNORECASE)
 
 Platforms = dict[str, list[Layer]]  # layers by platform
 
@@ -60,9 +60,13 @@ class DryRun:
         `sbom` has the path of the image's CycloneDX document, or of a folder of them, and the
         derivation that builds it.
         """
+        if image.is_index and not destination.holds_index:
+            raise Failure("--dry-run knows an image index in a registry only, docker://...")
         if destination.scheme == "docker-daemon:":
             older, lacking = self.ask_docker(image, destination)
             return compare(read_documents(image), older, read_graph(sbom), lacking)
+        if destination.scheme == "containers-storage:":
+            return compare(read_documents(image), self.read_older(destination), read_graph(sbom))
         host = destination.rest.partition("/")[0]
         blobs: set[str] = set()
         for instance in instances(image):
@@ -80,9 +84,8 @@ class DryRun:
         Docker tells of one image; it may have layers of others. Raises `Failure`.
         """
         docker = Docker.find(option_value(self.options, "--dest-daemon-host"))
-        if docker.server or image.is_index:
-            what = "an image index" if image.is_index else "docker by ssh"
-            raise Failure(f"--dry-run does not know {what}: ask a registry, docker://...")
+        if docker.server:
+            raise Failure("--dry-run does not know docker by ssh: ask a registry, docker://...")
         config = docker.describe(*destination.image)
         older: Platforms = {}
         if config:

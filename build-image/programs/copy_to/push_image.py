@@ -14,8 +14,9 @@ Only the layers that are missing there are sent. Options go to `skopeo copy`, fo
   --dest-tls-verify=false     for a registry without TLS
   --retry-times N             for an unreliable network
 
-  --dry-run  sends nothing, and says what a push to a registry or docker would send, how the image
-             differs from the one that has the tag now, and why; with --json, a line for each image
+  --dry-run  sends nothing, and says what a push to a registry, docker or podman would send, how the
+             image differs from the one that has the tag now, and why; with --json, a line for each
+             image
 
 Standard error gets the progress, standard output the digest of what was pushed, one line for each
 destination, so that a deployment can name it: REGISTRY/NAME@$(copy-to docker://REGISTRY/NAME:TAG)
@@ -58,6 +59,9 @@ ssh://[USER@]HOST[:PORT], oci:FOLDER. Options go to `skopeo copy`.
 # What docker before version 23, and skopeo on its behalf, say of zstd
 NO_ZSTD = re.compile("zstd compression is not supported|archive/tar: invalid tar header")
 NO_ZSTD_ADVICE = 'this docker cannot read zstd: build the image with `compressor = "gz"`'
+
+# Destinations that a dry run can ask
+DRY_SCHEMES = "docker://", "docker-daemon:", "containers-storage:"
 
 
 class Copier:
@@ -139,10 +143,8 @@ def run(settings_file: str, *words: str) -> int:
         ]
         for _, destination in targets:
             destination.check()
-            if dry and destination.scheme not in ("docker://", "docker-daemon:"):
-                raise UsageError(
-                    f"{destination}: --dry-run asks a registry, docker://..., or docker-daemon:..."
-                )
+            if dry and destination.scheme not in DRY_SCHEMES:
+                raise UsageError(f"{destination}: --dry-run asks {', '.join(DRY_SCHEMES)} only")
     except UsageError as error:
         say(str(error))
         return 2

@@ -71,7 +71,8 @@ WITHOUT_IMPORT = f"{EVALUATE}, importFromDerivation = false"
 BUILD = "builds the change and pushes"
 
 REGISTRY, DAEMON, SSH = "registry, docker pull", "docker here", "docker by ssh"
-ARCHIVE = "skopeo --insecure-policy copy docker-archive:$TMPDIR/archive"
+ARCHIVE = "$(nix-store --realise {skopeo})/bin/skopeo --insecure-policy copy"
+ARCHIVE += " docker-archive:$TMPDIR/archive"
 TO_REGISTRY = "docker://{registry}/{name} --dest-tls-verify=false"
 # Shell scripts that move an image, by where it goes; $path is what the program has built. As users
 # do it, if a program has no way of its own.
@@ -130,6 +131,7 @@ class Bench:
         self.folder, self.packages, self.given = folder, packages, given
         self.programs = list(PROGRAMS)[: 1 + len(given)]
         self.relays = {name: Relay(address) for name, address in addresses.items()}
+        self.skopeo = Path(os.path.realpath(shutil.which("skopeo") or "")).parents[1]
         self.registry = self.relays["registry"].address
         self.cache = folder / "cache"
         self.revisions = dict.fromkeys(CHANGING, "first")
@@ -170,7 +172,8 @@ class Bench:
         """Return a shell script that moves an image; `get` prints the path of what does it."""
         addresses = {name: relay.address for name, relay in self.relays.items()}
         get_path = " ".join(f"'{word}'" for word in get)
-        return f"path=$({get_path}); {SCRIPTS[way][program].format(name=name, **addresses)}"
+        script = SCRIPTS[way][program].format(name=name, skopeo=self.skopeo, **addresses)
+        return f"path=$({get_path}); {script}"
 
     def push(self, on: Machine, name: str, program: str, get: Command) -> tuple[Push, str]:
         """Get what pushes to the registry and run it, both measured; return the log as well."""

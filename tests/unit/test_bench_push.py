@@ -13,13 +13,14 @@ sys.path.insert(0, str(BENCH))
 import push  # noqa: E402
 
 ADDRESSES = {"registry": "127.0.0.1:1", "docker": "127.0.0.1:2", "server": "127.0.0.1:3"}
+SKOPEO = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-skopeo"
 
 
 @pytest.mark.parametrize(
     "way, program", [(way, program) for way in push.SCRIPTS for program in push.SCRIPTS[way]]
 )
 def test_each_way_names_an_address_and_what_was_built(way: str, program: str) -> None:
-    script = push.SCRIPTS[way][program].format(name="service", **ADDRESSES)
+    script = push.SCRIPTS[way][program].format(name="service", skopeo=SKOPEO, **ADDRESSES)
     assert "$path" in script and "{" not in script
     # docker itself is named by DOCKER_HOST.
     assert "127.0.0.1:" in script or way == push.DAEMON

@@ -268,6 +268,8 @@ class TestUsage:
         ("words", "told"),
         [
             ([], "no destination: name one, as in copy-to docker://registry.example.org/name:tag"),
+            (["dir:x", "--retry-times"], "--retry-times needs a value"),
+            (["docker://registry.example.org:5000"], "docker://registry.example.org:5000: write"),
             ([PLAIN], "no destination: name one, as in copy-to docker://"),
             (["--dest-creds", "docker://user:secret"], "no destination: name one"),
             (["localhost:5000/app"], "localhost:5000/app is not a destination: write docker://"),
@@ -314,6 +316,14 @@ class TestUsage:
     def test_what_was_pushed_before_a_failure_has_its_digest(self, copy_to, registry, image):
         done = attempt(copy_to, registry.reference("first"), "docker://127.0.0.1:1/app", PLAIN)
         assert (done.returncode, done.stdout) == (1, image.descriptor["digest"] + "\n")
+
+    def test_a_digest_file_that_cannot_be_written_is_said(self, copy_to, image, tmp_path):
+        file = f"{tmp_path}/none/digest"
+        done = attempt(copy_to, f"dir:{tmp_path}/copy", "--digestfile", file)
+        assert (done.returncode, done.stdout) == (1, image.descriptor["digest"] + "\n")
+        assert done.stderr.splitlines()[-1] == (
+            f"copy-to: --digestfile {file}: No such file or directory"
+        )
 
     def test_attempts_of_skopeo_are_told(self, copy_to):
         done = attempt(copy_to, "docker://127.0.0.1:1/app", PLAIN, "--retry-times", "1")

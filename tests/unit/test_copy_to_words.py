@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from children import LONGEST_LINE, printable
+from children import LONGEST_LINE, Failure, printable
 from destinations import TAKE_VALUE, Destination, UsageError, option_value, read_words
+from docker import Docker
 from group_layers import format_bytes
 from loopback_registry import Image, Push, Registry
 from skopeo import explain
@@ -30,10 +32,10 @@ class TestWords:
         assert destinations == [Destination("docker://", "a/b")]
         assert options == [option, "dir:secret", f"{option}=oci:other"]
 
-    def test_an_option_without_its_value_has_none(self):
-        """skopeo says what is missing."""
+    def test_an_option_without_its_value_is_refused(self):
         assert option_value(["--digestfile"], "--digestfile") is None
-        assert read_words(["docker://a/b", "--digestfile"], EXAMPLE)[1] == ["--digestfile"]
+        with pytest.raises(UsageError, match="--digestfile needs a value"):
+            read_words(["docker://a/b", "--digestfile"], EXAMPLE)
 
     @given(st.text(min_size=8).filter(lambda word: not word.startswith("-")))
     def test_a_stray_word_is_repeated_only_if_it_names_an_image(self, word):
@@ -53,7 +55,13 @@ class TestWords:
             ("second-half-of-a-password", "word 1 is neither a destination"),
             ("docker://", "docker://: write docker://REGISTRY/NAME:TAG"),
             ("dir:", "dir:: write dir:FOLDER"),
-            ("docker://user:secret@example.org/app", "docker://... has a password in it"),
+            ("docker://example.org:5000", "docker://example.org:5000: write docker://REGISTRY/NAM"),
+            ("docker://https://a.example/b:1", "docker://https://a.example/b:1: write docker://a."),
+            ("docker://user:secret@example.org/app", "docker://... has a user or a password in it"),
+            ("docker://user:secret/2@example.org/app", "docker://... has a user or a password in"),
+            ("docker://secret@example.org/app", "docker://... has a user or a password in it"),
+            ("docker://example.org/app@secret", "docker://... has a user or a password in it"),
+            ("ssh://user:secret/2@example.org/app", "ssh://... has a password in it"),
             ("ssh://user:secret@example.org/app", "ssh://... has a password in it"),
             ("ssh://example.org", "write ssh://[USER@]HOST[:PORT]/NAME:TAG"),
             ("ssh://-oProxyCommand=x/app", "write ssh://[USER@]HOST[:PORT]/NAME:TAG"),
@@ -111,6 +119,22 @@ class TestMessages:
         of_unit = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
         assert float(number) < 1000 and (unit == "B" or float(number) >= 1)
         assert float(number) * of_unit == pytest.approx(size, rel=0.05)
+
+    def test_errors_that_skopeo_collects_are_one_line(self):
+        reason = r"getting username: 1 error occurred:\n\t* illegal base64 data\n\n"
+        assert explain(reason) == "getting username: illegal base64 data"
+
+    @pytest.mark.parametrize(
+        ("url", "told"),
+        [
+            ("http://127.0.0.1:x", "docker is at http://127.0.0.1:x: Port could not be cast"),
+            ("tcp://127.0.0.1:1", "docker's certificates in {}: No such file or directory"),
+        ],
+    )
+    def test_settings_of_docker_that_cannot_be_used_are_named(self, tmp_path, url, told):
+        with pytest.raises(Failure, match=re.escape(told.format(tmp_path))):
+            certificates = None if url.startswith("http:") else str(tmp_path)
+            Docker(url, certificates).describe("name", "tag")
 
     def test_the_address_of_an_upload_ends_where_its_secret_begins(self):
         reason = 'writing blob: Patch "https://r.example/v2/a/blobs/uploads/1?_state=abc": EOF'

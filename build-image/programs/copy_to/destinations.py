@@ -43,6 +43,9 @@ TAKE_VALUE = frozenset(
 NAME = re.compile(r"(?:[\w.-]+(?::\d+)?/)?[a-z0-9]+(?:(?:[._/]|__|-+)[a-z0-9]+)*", re.ASCII)
 TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
+# After the @ of an image's name
+DIGEST = re.compile(r"\w+:[0-9a-f]{32,}", re.ASCII)
+
 SERVER = re.compile(
     r"(?:(?P<user>[\w.][\w.+-]*)@)?(?P<host>[\w.][\w.-]*|\[[\da-fA-F:.]+\])(?::(?P<port>\d+))?",
     re.ASCII,
@@ -115,16 +118,22 @@ class Destination:
 
     def check(self) -> None:
         """Raise `UsageError` if it cannot be meant so."""
-        host, at, _ = self.rest.partition("@")
-        if self.scheme in ("docker://", "ssh://") and at and ":" in host and "/" not in host:
-            login = "ssh asks for one" if self.scheme == "ssh://" else "pass --dest-creds"
-            raise UsageError(f"{self.scheme}... has a password in it: leave it out, and {login}")
+        login, at, digest = self.rest.rpartition("@")
+        if self.scheme == "docker://" and at and not DIGEST.fullmatch(digest):
+            raise UsageError(
+                "docker://... has a user or a password in it: leave it out, and pass --dest-creds"
+            )
+        if self.scheme == "ssh://" and ":" in login:
+            raise UsageError("ssh://... has a password in it: leave it out, and ssh asks for one")
+        if self.scheme == "docker://" and "://" in self.rest:
+            raise UsageError(f"{self}: write docker://{self.rest.partition('://')[2]}")
         try:
             if self.scheme == "ssh://":
                 self.server  # noqa: B018
             if self.scheme in ("docker-daemon:", "ssh://"):
                 self.image  # noqa: B018
-            if not self.rest:
+            # skopeo would take a registry without a name for a name of Docker Hub's.
+            if not self.rest or (self.scheme == "docker://" and "/" not in self.rest):
                 raise ValueError
         except ValueError:
             form = self.scheme + SCHEMES[self.scheme]
@@ -144,7 +153,9 @@ def read_words(words: Sequence[str], example: str) -> tuple[list[Destination], l
         scheme = next((scheme for scheme in SCHEMES if word.startswith(scheme)), None)
         if word.startswith("-"):
             options.append(word)
-            if word in TAKE_VALUE and remaining:
+            if word in TAKE_VALUE:
+                if not remaining:
+                    raise UsageError(f"{word} needs a value")
                 options.append(remaining.pop(0))
         elif scheme:
             destinations.append(Destination(scheme, word[len(scheme) :]))

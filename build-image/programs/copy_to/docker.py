@@ -143,7 +143,10 @@ class Docker:
     @contextmanager
     def _asking(self, method: str, path: str, **query: str) -> Iterator[HTTPResponse]:
         """Yield the response to a request, which is no error. Raises `Failure`."""
-        connection = self._connection()
+        try:
+            connection = self._connection()
+        except ValueError as error:
+            raise Failure(f"docker is at {self.url}: {error}") from None
         try:
             connection.request(method, f"{path}?{urlencode(query)}")
             response = connection.getresponse()
@@ -172,10 +175,13 @@ class Docker:
             context = ssl.create_default_context()
             if self.certificates:
                 folder = self.certificates
-                context.load_verify_locations(os.path.join(folder, "ca.pem"))
-                certificate = os.path.join(folder, "cert.pem")
-                if os.path.exists(certificate):
-                    context.load_cert_chain(certificate, os.path.join(folder, "key.pem"))
+                try:
+                    context.load_verify_locations(os.path.join(folder, "ca.pem"))
+                    certificate = os.path.join(folder, "cert.pem")
+                    if os.path.exists(certificate):
+                        context.load_cert_chain(certificate, os.path.join(folder, "key.pem"))
+                except OSError as error:
+                    raise Failure(f"docker's certificates in {folder}: {error.strerror}") from None
             port = parts.port or 2376
             return HTTPSConnection(parts.hostname, port, context=context)
         return HTTPConnection(parts.hostname, parts.port or 2375)

@@ -169,8 +169,12 @@ def run(settings_file: str, *words: str) -> int:
         else:
             print(*([name] if is_fleet else []), digest, flush=True)
             if digest_file:
-                with open(digest_file, "w", encoding="utf-8") as file:
-                    file.write(digest)
+                try:
+                    with open(digest_file, "w", encoding="utf-8") as file:
+                        file.write(digest)
+                except OSError as error:
+                    say(f"--digestfile {digest_file}: {error.strerror}")
+                    status = 1
     return status
 
 

@@ -33,6 +33,10 @@ ADVICE = {
 QUERY = re.compile(r"(?<=\?)[^\s\"]+")
 
 
+# What a Go library writes around errors that it collects, with its escaped line breaks
+LIST = re.compile(r"\d+ errors? occurred:(?:\\n\\t\* )?|(?:\\n)+$")
+
+
 @dataclass(frozen=True)
 class Skopeo:
     """The program, and its option that keeps digests ("" if it has none)."""
@@ -121,7 +125,7 @@ def explain(reason: str) -> str:
     >>> explain("trying to reuse blob sha256:0e3424 at destination: unauthorized")
     'unauthorized (log in with `skopeo login`, or pass --dest-creds USER:PASSWORD)'
     """
-    *steps, last = QUERY.sub("...", reason).split(": ")
+    *steps, last = LIST.sub("", QUERY.sub("...", reason)).split(": ")
     short = ": ".join([step for step in steps if "sha256:" not in step] + [last])
     advice = [ADVICE[pattern] for pattern in ADVICE if re.search(pattern, short)]
     return f"{short} ({advice[0]})" if advice else short

@@ -1,7 +1,7 @@
 # nixpkgs' dockerTools -> the same with buildLayeredImage and streamLayeredImage made of buildImage.
 #
 # Arguments and results have the shape of theirs, so that other people's Nix code gets these layers
-# without a change.
+# without a change. Images that ask for what buildImage does not do are left to nixpkgs.
 {
   # The function of image.nix
   buildImage,
@@ -10,8 +10,22 @@
 }:
 dockerTools:
 let
+  isLeft =
+    arguments:
+    arguments.enableFakechroot or false || (arguments.layeringPipeline or null) != null;
+
   # One of an image's forms, with all that the image has besides
   formOf =
+    form: arguments:
+    if isLeft arguments then
+      dockerTools.${theirs.${form}} (withDockerArchive arguments)
+    else
+      ours form arguments;
+  theirs = {
+    archive = "buildLayeredImage";
+    stream = "streamLayeredImage";
+  };
+  ours =
     form: arguments:
     let
       # A base image that was made here is read as it is, not from an archive.

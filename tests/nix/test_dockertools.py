@@ -247,6 +247,13 @@ class TestInPlaceOfNixpkgs:
     def test_all_else_stays(self, nix):
         assert self.evaluate(nix, "pullImage") == "theirs"
 
+    @pytest.mark.parametrize("asked", ["enableFakechroot = true;", "layeringPipeline = [ ];"])
+    def test_what_only_nixpkgs_does_is_left_to_it(self, nix, asked):
+        own = THEIRS.replace('throw "theirs"', "arguments: { inherit arguments; }")
+        call = f'(buildLayeredImage {{ name = "image"; fromImage = {BASE}; {asked} }})'
+        passed = f"({call}.arguments.fromImage.drvPath == ({BASE}).dockerArchive.drvPath)"
+        assert nix.evaluate(f"with dockerTools {own}; {passed}") is True
+
     def test_the_variant_with_a_database_has_one(self, nix):
         text = f'buildLayeredImageWithNixDb {{ name = "image"; contents = {ONE}; }}'
         image = Image(self.build(nix, f"({text}).image"))

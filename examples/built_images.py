@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 COMMIT = re.compile("[0-9a-f]{40}")
-SECRET = re.compile(r"//[^/\s]*@")  # user and password in an address
+# User and password in an address, even if they have a slash; and a query, which may be a token
+LOGIN, QUERY = re.compile(r"//\S*@"), re.compile(r"(://[^\s'\"?]*)\?[^\s'\"]*")
 LINE_LENGTH = 65536  # characters
 
 # Each takes a few hundred megabytes of memory. An evaluation takes a core as well; twice as many
@@ -100,9 +101,11 @@ class Source:
         self.kind, _, self.place = text.partition(":")
         self.tags = tags
         is_path = self.kind == "path" and os.path.isabs(self.place)
-        is_address = self.kind == "git" and ":/" in self.place
+        is_address = self.kind == "git" and re.match(r"[^\s:]*:/\S*$", self.place)
         if text != "nixpkgs" and not is_path and not is_address:
-            raise ValueError(f"not nixpkgs, path:/a/package/set or git:https://...: {text}")
+            raise ValueError(
+                f"not nixpkgs, path:/a/package/set or git:https://...: {conceal(text)}"
+            )
 
     def allows(self, tag: str) -> bool:
         return any(fnmatch.fnmatchcase(tag, pattern) for pattern in self.tags)
@@ -276,7 +279,7 @@ class Images:
             errors = process.stderr
             assert errors
             for text in iter(lambda: errors.readline(LINE_LENGTH), ""):
-                line = SECRET.sub("//", text.rstrip())
+                line = conceal(text.rstrip())
                 logging.info("%s:%s: %s", job.name, job.tag, line)
                 if limit is self.evaluations and not is_postponed and BUILDING.match(line):
                     is_postponed = not self.builds.acquire(blocking=False)
@@ -301,6 +304,15 @@ class Images:
                     if has_entered:
                         limit.release()
                     raise GoneError
+
+
+def conceal(text: str) -> str:
+    """Return a line without the secrets of addresses.
+
+    >>> conceal("unable to access 'https://me:pass/word@example.org/x?token=abc'")
+    "unable to access 'https://example.org/x?...'"
+    """
+    return QUERY.sub(r"\1?...", LOGIN.sub("//", text))
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:

@@ -36,7 +36,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from built_images import SECRET, GoneError, Images, Refusal, Source, start
+from built_images import GoneError, Images, Refusal, Source, conceal, start
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROGRAM = PROJECT / "build-image" / "programs" / "nixery_build_image.py"
@@ -248,7 +248,7 @@ def find_command(options: list[str]) -> list[str]:
     trial = [*command, "--argstr", "packages", "[]"]
     *_, line = ["no reason given", *start(trial).communicate()[1].splitlines()]
     if "packages is empty" not in line:
-        sys.exit(f"registry.py: {SECRET.sub('//', line)}")
+        sys.exit(f"registry.py: {conceal(line)}")
     return command
 
 

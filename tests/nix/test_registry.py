@@ -233,13 +233,17 @@ def test_a_build_that_times_out(registry: Registry, tmp_path: Path) -> None:
     assert status == 500 and "timed out after 2 seconds" in message
 
 
-def test_what_the_server_knows_of_git_is_told_nobody(registry: Registry, tmp_path: Path) -> None:
-    source = f"git:http://someone:pass%2Fword@localhost:{free_port()}/packages"
+@pytest.mark.parametrize("secret", ["someone:pass%2Fword@{}", "someone:pass/word@{}", "{}?pass"])
+def test_what_the_server_knows_of_git_is_told_nobody(
+    registry: Registry, tmp_path: Path, secret: str
+) -> None:
+    address = secret.format(f"localhost:{free_port()}/packages")
+    source = f"git:http://{address}"
     with Registry(registry.wrapper, tmp_path, source=source).running() as other:
         response, body = other.get("/v2/hello/manifests/latest")
     assert response.status == 500 and b"/packages" in body
     for text in body.decode(), other.log.read_text():
-        assert "someone" not in text and "pass%2Fword" not in text
+        assert "someone" not in text and "pass" not in text.replace("packages", "")
 
 
 def test_what_is_not_there(registry: Registry) -> None:
@@ -543,6 +547,11 @@ def test_one_command_builds_the_program_and_serves(nix: Nix, tmp_path: Path) -> 
             "--source nixos",
             2,
             "--source: not nixpkgs, path:/a/package/set or git:https://...: nixos",
+        ),
+        (
+            "--source git:https://me:pass\tword@example.org",
+            2,
+            "not nixpkgs, path:/a/package/set or git:https://...: git:https:",
         ),
         ("--source path:set", 2, ", path:/a/package/set or git:https://...: path:set"),
         ("--source path:/no/such/set", 2, "--source: there is no /no/such/set"),

@@ -23,7 +23,6 @@ let
     hasContext
     isAttrs
     isBool
-    isFunction
     isInt
     isList
     isPath
@@ -32,7 +31,6 @@ let
     split
     storeDir
     stringLength
-    substring
     toJSON
     ;
   inherit (tools.lib) hasPrefix;

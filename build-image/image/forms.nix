@@ -1,5 +1,6 @@
-# The documents and layers of an image, or of an image index -> an OCI image layout, and the other
-# ways out of the store: an archive, a stream, and the program that pushes.
+# The documents and layers of an image, or of an image index -> an OCI image layout and, as its
+# attributes, the other ways out of the store: an archive, a stream, the program that pushes, and what
+# registry servers and other machines need.
 {
   # The package set with the tools, for the machine that builds
   tools,
@@ -10,14 +11,21 @@
   # Name and tag of the image
   name,
   tag,
-  # Folder that describe_image.py or describe_index.py has written
+  # Folder that describe_image.py or describe_index.py has written. It is made from the layers'
+  # descriptions alone, so a machine with a binary cache knows the image, and can push the blobs that a
+  # registry lacks without having the others: `nix-store --realise` of their store paths or, where no
+  # cache has them, of the derivations in `layers`.
   documents,
-  # Derivations whose outputs hold the layers
+  # Derivations whose outputs hold the layers, those of a base first
   blobs,
   # The CycloneDX document, or a folder of them
   sbom,
   # Architecture of the image; of an index, the one whose image `docker load` takes
   architecture,
+  # Media types of the answer: "docker" or "oci"
+  mediaTypes,
+  # What another machine needs to make all this without the layers
+  ingredients,
 }:
 let
   show = import ./show.nix;
@@ -28,17 +36,43 @@ let
   layout = builders.lay_out_image {
     name = "${shortName}-image";
     imageName = name;
-    inherit tag architecture documents;
-    inherit blobs;
+    inherit
+      tag
+      architecture
+      documents
+      blobs
+      ;
   };
 
   program = import ../programs/package.nix { inherit tools; } "stream_image";
   stream = tools.writeShellScript "stream-${shortName}" ''
     exec ${program}/bin/stream-image ${tools.gnutar}/bin/tar ${layout} "$@"
   '';
+
+  answer = builders.write_answer {
+    name = "${shortName}-image";
+    inherit documents mediaTypes blobs;
+  };
+
+  copyTo = import ./copy-to.nix { inherit tools; } {
+    images.${name} = {
+      place = "${name}:${tag}";
+      inherit documents blobs sbom;
+    };
+  };
 in
-{
-  inherit layout stream;
+layout
+// {
+  imageName = name;
+  imageTag = tag;
+  inherit
+    documents
+    blobs
+    sbom
+    stream
+    answer
+    copyTo
+    ;
 
   # Where the image has been pushed to, or will be -> what names exactly this image there. By import
   # from derivation: reading the manifest needs the layers' descriptions, but no layer.
@@ -88,10 +122,18 @@ in
     command = [ "${stream}" ];
   };
 
-  copyTo = import ./copy-to.nix { inherit tools; } {
-    images.${name} = {
-      place = "${name}:${tag}";
-      inherit documents blobs sbom;
-    };
-  };
+  # What other machines need besides the packages to get this image without building anything, and
+  # the next one without packing shared layers: copy its closure to a binary cache.
+  cache = tools.writeText "${shortName}-cache" (
+    builtins.concatStringsSep "\n" (
+      map toString (
+        [
+          layout
+          copyTo
+          answer
+        ]
+        ++ ingredients
+      )
+    )
+  );
 }

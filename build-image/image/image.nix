@@ -12,7 +12,6 @@
 let
   inherit (builtins)
     concatLists
-    concatStringsSep
     hasContext
     head
     isAttrs
@@ -76,9 +75,6 @@ let
     zstd = "${tools.zstd}/bin/zstd";
     none = "";
   };
-
-  # For store names; never in that of a layer, which another image may share
-  shortName = substring 0 100 (baseNameOf name);
 
   contentsList = unique contents;
 
@@ -204,9 +200,6 @@ let
         builtins.hashString "sha256" (builtins.unsafeDiscardStringContext (toJSON ingredients))
       );
 
-  # Made from the layers' descriptions alone, so a machine with a binary cache knows the image, and can
-  # push the blobs that a registry lacks without having the others: `nix-store --realise` of their store
-  # paths or, where no cache has them, of the derivations in `layers`.
   documents = builders.describe_image ingredients;
 
   # What is in it, as CycloneDX has it
@@ -225,22 +218,16 @@ let
       blobs
       sbom
       architecture
+      mediaTypes
       ;
     tag = imageTag;
-  };
-
-  # What a registry server needs: the manifest, and where the blobs are.
-  answer = builders.write_answer {
-    name = "${shortName}-image";
-    inherit documents mediaTypes;
-    inherit blobs;
+    ingredients = [ layered.groupedLayers ] ++ ingredients.descriptions;
   };
 in
-forms.layout
-// passthru
+passthru
+// forms
 // {
-  inherit meta passthru imageTag;
-  imageName = name;
+  inherit meta passthru;
 
   # As in nixpkgs: the image with additional or changed arguments
   override =
@@ -254,40 +241,18 @@ forms.layout
       throw "override takes arguments of buildImage, as in override { tag = \"2\"; }, not ${import ./show.nix changed}";
   overrideAttrs = _: throw "an image has no overrideAttrs: write override { ... }, which changes arguments of buildImage";
 
-  inherit (layered) layers groupedLayers picture;
-  inherit sbom;
-  # For a fleet that this image is in
-  inherit (layered) planArguments;
+  # `planArguments` is for a fleet that this image is in.
+  inherit (layered)
+    layers
+    groupedLayers
+    picture
+    planArguments
+    ;
   # Without outputSpecified, `nix build` of newer versions of Nix builds the output `out`.
   explain = layered.groupedLayers.explain // {
     outputSpecified = true;
   };
-  inherit answer;
   # For an index that this image is in
-  inherit documents blobs architecture;
+  inherit architecture;
   platform = "linux/${architecture}${if variant == "" then "" else "/${variant}"}";
-
-  inherit (forms)
-    archive
-    stream
-    copyTo
-    reference
-    changesFrom
-    ;
-
-  # What other machines need besides the packages to get this image without building anything, and
-  # the next one without packing shared layers: copy its closure to a binary cache.
-  cache = tools.writeText "${shortName}-cache" (
-    concatStringsSep "\n" (
-      map toString (
-        [
-          forms.layout
-          forms.copyTo
-          answer
-          layered.groupedLayers
-        ]
-        ++ ingredients.descriptions
-      )
-    )
-  );
 }

@@ -73,46 +73,15 @@ let
     )
   );
 
-  forms = import ./forms.nix { inherit tools builders; } {
-    inherit (named) name;
-    tag = imageTag;
-    inherit documents blobs sbom;
-    inherit (head (native ++ images)) architecture;
-  };
-
-  # What a registry server needs: the index, and where the blobs and the images' manifests are
-  answer = builders.write_answer {
-    name = "index";
-    inherit documents;
-    inherit blobs;
-    mediaTypes = "oci";
-  };
 in
-forms.layout
+import ./forms.nix { inherit tools builders; } {
+  inherit (named) name;
+  tag = imageTag;
+  inherit documents blobs sbom;
+  inherit (head (native ++ images)) architecture;
+  mediaTypes = "oci";
+  ingredients = map (image: image.cache) images;
+}
 // {
-  inherit documents images imageTag answer;
-  imageName = named.name;
-  inherit (forms)
-    archive
-    stream
-    copyTo
-    reference
-    changesFrom
-    ;
-
-  inherit sbom;
-
-  # What other machines need besides the packages, as for an image
-  cache = tools.writeText "index-cache" (
-    builtins.concatStringsSep "\n" (
-      map toString (
-        [
-          forms.layout
-          forms.copyTo
-          answer
-        ]
-        ++ map (image: image.cache) images
-      )
-    )
-  );
+  inherit images;
 }

@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 
 from attributes import read_json
 from oci import WHITEOUT
-
-# As many as Linux follows before it gives up
-MOST_LINKS = 40
+from store import MAXIMUM_LINKS
 
 OPAQUE = ".wh..wh..opq"  # a whiteout of all that the layers below have in its folder
 AUFS = ".wh..wh."  # what else begins like this was the business of a file system, and no file
@@ -100,7 +98,7 @@ class ImageTree:
                 resolved = next_place
                 continue
             links += 1
-            if links > MOST_LINKS:
+            if links > MAXIMUM_LINKS:
                 return Found("nowhere", place)
             if entry.target.startswith("/"):
                 resolved = ""

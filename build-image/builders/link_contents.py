@@ -277,7 +277,7 @@ def write_root(attributes: dict) -> None:
                 below = base.entries.get(place, own_entry)
                 if below.kind == "folder" and below[2:5] != own_entry[2:5]:
                     entries.setdefault(place, below)
-        write_archive(entries, out, attributes["mtime"], like_tarfile=not has_commands)
+        write_archive(entries, out, attributes["mtime"])
 
 
 def main() -> None:

@@ -14,19 +14,16 @@ import tarfile
 from collections.abc import Callable
 from typing import IO, Any
 
+from chunks import CHUNK, read_chunks
 from oci import INDEX_TYPE, blob_path
 from read_layer import CheckedHeader, ImageError, decompress, find_compressor, place_of
-from store import resolve
-from tar import CHUNK, read_chunks
+from store import MAXIMUM_LINKS, resolve
 
 INDEX_TYPES = (INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+json")
 
 # The variants that a machine has of which only the architecture is known, and that images of which
 # only the architecture is said are made for: as containerd has them (platforms, database.go).
 _DEFAULT_VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
-
-# As many links as Linux follows before it gives up
-MOST_LINKS = 40
 
 
 class FormatError(ImageError):
@@ -248,7 +245,7 @@ class _Members:
         self.members = {place_of(member.name): member for member in archive}
 
     def open(self, name: str) -> IO[bytes] | None:
-        for _ in range(MOST_LINKS):
+        for _ in range(MAXIMUM_LINKS):
             member = self.members.get(name)
             if member is None:
                 return None

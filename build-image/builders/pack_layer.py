@@ -15,9 +15,9 @@ import hashlib
 import os
 
 from attributes import attributes_file, fail
+from chunks import read_chunks
 from oci import LAYER_TYPE, WHITEOUT
 from processes import cores, expect_success, start
-from tar import read_chunks, tar_command
 
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
@@ -145,8 +145,10 @@ def _archive(packing: dict, store_paths: list[str]) -> Iterator[bytes]:
     for folder in folders:
         os.makedirs(os.path.join(stand_ins, folder), exist_ok=True)
         os.chmod(os.path.join(stand_ins, folder), 0o755)
-    command = tar_command(packing["tar"], packing["mtime"], packing["owner"], packing["group"])
-    command += ["--hard-dereference", f"--directory={stand_ins}", "--no-recursion", *folders]
+    command = [packing["tar"], "--create", "--format=gnu", "--sort=name"]
+    command += [f"--{option}={packing[option]}" for option in ("owner", "group")]
+    command += [f"--mtime=@{packing['mtime']}", "--hard-dereference"]
+    command += [f"--directory={stand_ins}", "--no-recursion", *folders]
     # A layer can have more paths than an argument list holds.
     command += ["--directory=/", "--recursion", "--null", "--files-from=-"]
     names = os.memfd_create("store paths")

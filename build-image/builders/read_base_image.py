@@ -28,11 +28,11 @@ from collections import Counter
 from typing import Any
 
 from attributes import fail, read_attributes, write_json
+from chunks import read_chunks
 from image_tree import OPAQUE, Entry, ImageTree
 from oci import LAYER_TYPE, WHITEOUT, blob_path
 from open_image import FormatError, Image, field, open_archive, open_folder
 from read_layer import ImageError, decompress, find_compressor, read_layer
-from tar import read_chunks
 
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from posixpath import normpath
 from typing import IO, NamedTuple, cast
 
+from chunks import CHUNK, read_chunks
 from image_tree import Entry
 from nar import NarHash
 from oci import WHITEOUT
-from tar import CHUNK, read_chunks
 
 # Bytes of a header that says more about the next file: a long name, extended attributes. tarfile
 # has it in memory as a whole; real ones have some hundred bytes, and Linux allows attributes of

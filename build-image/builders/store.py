@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 # As many as Linux follows before it gives up
-MOST_LINKS = 40
+MAXIMUM_LINKS = 40
 
 
 def resolve(path: str, store_paths: set[str]) -> str | None:
@@ -37,7 +37,7 @@ def resolve(path: str, store_paths: set[str]) -> str | None:
         except OSError:  # not a link
             continue
         links += 1
-        if links > MOST_LINKS:
+        if links > MAXIMUM_LINKS:
             return None
         resolved = "" if target.startswith("/") else os.path.dirname(resolved)
         pending += target.split("/")[::-1]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 
+from chunks import read_chunks
 from image_tree import Entry
-from tar import read_chunks
 
 TYPE_CHECKING = False  # as typing has it, which is slow to import
 if TYPE_CHECKING:
@@ -67,14 +67,13 @@ def _block(
     return (start + b"%06o\0 " % checksum + end).ljust(BLOCK, b"\0")
 
 
-def _long(kind: bytes, text: bytes, how: tuple[int, str]) -> bytes:
+def _long(kind: bytes, text: bytes, root: str) -> bytes:
     """Return what stands before a header whose name, or link, has more than 100 bytes.
 
-    `how` is the mode in it, and the name of user 0.
+    `root` is the name of user 0.
     """
-    mode, root = how
     data = text + b"\0"
-    block = _block(b"././@LongLink", kind, len(data), mode=mode, owner=(0, 0, root, root))
+    block = _block(b"././@LongLink", kind, len(data), owner=(0, 0, root, root))
     return block + data + _padding(len(data))
 
 
@@ -90,13 +89,13 @@ def _records(values: dict[str, bytes]) -> bytes:
     return _block(b"././@PaxHeader", b"x", len(data), magic=PAX) + data + _padding(len(data))
 
 
-def header(place: str, entry: Entry, mtime: int, *, like_tarfile: bool) -> bytes:
+def header(place: str, entry: Entry, mtime: int) -> bytes:
     """Return all headers of a file."""
     name, target = os.fsencode(place or "."), os.fsencode(entry.target)
     if entry.kind == "folder":
         name += b"/"
     found, magic = b"", GNU
-    how = (0, "") if like_tarfile else (0o644, "root" if entry.uname else "")
+    root = "root" if entry.uname else ""
     if entry.xattrs:
         magic, values = PAX, {}
         for key, value in entry.xattrs.items():
@@ -108,9 +107,9 @@ def header(place: str, entry: Entry, mtime: int, *, like_tarfile: bool) -> bytes
         found = _records(values)
     else:
         if len(target) > 100:
-            found += _long(b"K", target, how)
+            found += _long(b"K", target, root)
         if len(name) > 100:
-            found += _long(b"L", name, how)
+            found += _long(b"L", name, root)
     owner = entry.uid, entry.gid, entry.uname, entry.gname
     device = entry.device if entry.kind.endswith("device") else None
     mode = 0o777 if entry.kind == "link" else entry.mode
@@ -118,17 +117,11 @@ def header(place: str, entry: Entry, mtime: int, *, like_tarfile: bool) -> bytes
     return found + _block(name, kind, entry.size, target, mode, owner, mtime, device, magic)
 
 
-def write_archive(
-    entries: dict[str, Entry], file: BinaryIO, mtime: int, *, like_tarfile: bool = False
-) -> None:
-    """Write files, by their places, as an archive; in the order of their names, like tar.
-
-    What Python's tarfile writes before long names differs from what GNU tar does. Layers that have
-    been written like that keep their digests with `like_tarfile`.
-    """
+def write_archive(entries: dict[str, Entry], file: BinaryIO, mtime: int) -> None:
+    """Write files, by their places, as an archive; in the order of their names, like tar."""
     for place in sorted(entries, key=lambda place: os.fsencode(place).split(b"/")):
         entry = entries[place]
-        file.write(header(place, entry, mtime, like_tarfile=like_tarfile))
+        file.write(header(place, entry, mtime))
         if entry.source:
             for chunk in read_chunks(entry.source):
                 file.write(chunk)

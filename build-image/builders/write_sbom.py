@@ -17,24 +17,9 @@ from typing import Any
 from urllib.parse import quote
 
 from attributes import read_attributes, read_json, write_json
+from nar import in_base_16
 from oci import digest_of
 from store_names import parse_store_path
-
-# Nix's base 32, in which it writes hashes
-DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
-
-
-def hexadecimal(nar_hash: str) -> str:
-    """Return a SHA-256 as Nix exports it, sha256: and base 32, in hexadecimal.
-
-    >>> empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    >>> hexadecimal("sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73") == empty
-    True
-    """
-    number = 0
-    for character in nar_hash[len("sha256:") :]:
-        number = number * 32 + DIGITS.index(character)
-    return number.to_bytes(32, "little").hex()
 
 
 def package_url(kind: str, name: str, version: str = "", **qualifiers: str) -> str:
@@ -102,10 +87,10 @@ def describe_store_path(
     properties = [("nix:store_path", path)]
     hashes = {}
     if entry:
-        digest = hexadecimal(entry["narHash"])
-        hashes = {"hashes": [{"alg": "SHA-256", "content": digest}]}
+        nar_hash = in_base_16(entry["narHash"])
+        hashes = {"hashes": [{"alg": "SHA-256", "content": nar_hash.partition(":")[2]}]}
         properties += [
-            ("nix:narinfo:nar_hash", f"sha256:{digest}"),
+            ("nix:narinfo:nar_hash", nar_hash),
             ("nix:narinfo:nar_size", str(entry["narSize"])),
             ("nix:narinfo:references", " ".join(sorted(entry["references"]))),
         ]

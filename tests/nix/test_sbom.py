@@ -13,8 +13,9 @@ from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nar import _DIGITS, in_base_16
 from nix import Image, Nix, run
-from write_sbom import DIGITS, hexadecimal, package_url
+from write_sbom import package_url
 
 # Packages whose `meta` has all forms that nixpkgs has
 PACKAGES = """(let
@@ -201,8 +202,8 @@ def names_of(folder: Path) -> dict[str, str]:
 @given(st.binary(min_size=32, max_size=32))
 def test_hashes_of_nix_are_read(digest):
     number = int.from_bytes(digest, "little")
-    base32 = "".join(DIGITS[number >> 5 * place & 31] for place in reversed(range(52)))
-    assert hexadecimal(f"sha256:{base32}") == digest.hex()
+    base32 = "".join(_DIGITS[number >> 5 * place & 31] for place in reversed(range(52)))
+    assert in_base_16(f"sha256:{base32}") == f"sha256:{digest.hex()}"
 
 
 @given(st.text(min_size=1), st.text())

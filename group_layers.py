@@ -6,26 +6,20 @@ store paths, but registries and file systems allow about a hundred layers. So th
 which paths share a layer. Where another image, or the next revision of this one, has paths in
 common with it, the two should come to the same layers.
 
-Input: the JSON file that Nix writes for ``exportReferencesGraph.graph`` with structured attributes.
-Other attributes are ignored::
+Input: the JSON file that Nix writes for ``exportReferencesGraph.graph`` with structured attributes,
+the others of which are ignored::
 
     {"exportReferencesGraph": {"graph": [ROOT, ...]},
      "graph": [{"path": PATH, "narSize": BYTES, "closureSize": BYTES, "references": [PATH, ...]},
                ...]}
 
-and, optionally, a popularity table ``{NAME: COUNT, ...}``: how many packages of the package set
-refer directly to the package of that name (``glibc-2.27``).
-
 Output: ``[{"contents": [PATH, ...]}, ...]``. Each path of the graph is in exactly one layer, and
 there are at most ``budget`` layers. The same graph gives the same bytes, whatever the order of its
-entries.
+entries. Several graphs, each under its own name, are images that are planned together: the output
+is an object with a plan for each.
 
-Several graphs, each under its own name, are images that are planned together: the output is an
-object with a plan for each. Plans of existing layers can be given as well; they are used where they
-fit.
-
-How layers are chosen is up to the strategy, and explained with each: `nixery` decides as Nixery did
-in 2019, `reuse` is the default.
+Plans of existing layers can be given as well, which are used where they fit, and a popularity table
+``{NAME: COUNT, ...}``: how many packages refer directly to the package of that name (``bash-5.2``).
 """
 
 from __future__ import annotations
@@ -39,6 +33,7 @@ import sys
 from collections import Counter, namedtuple
 from contextlib import suppress
 from functools import partial, reduce
+from graphlib import CycleError, TopologicalSorter
 from itertools import chain, compress
 from operator import attrgetter, or_
 
@@ -52,6 +47,7 @@ if TYPE_CHECKING:
 # Nixery's. Container runtimes take some 125 layers; this leaves room for what is put on top.
 DEFAULT_BUDGET = 94
 
+STRATEGIES = ("nixery", "reuse")
 DEFAULT_STRATEGY = "reuse"
 
 # Why a layer is one.
@@ -61,9 +57,8 @@ REASONS = {
     "large": "nixery: a path with a large closure, with all that only it needs",
     "popular": "nixery: a path that many packages refer to, with all that only it needs",
     "shared": "nixery: a path that several others need, with all that only it needs",
-    "bundle": "small paths that other images have in one layer, too",
+    "bundle": "paths that other images have in one layer, too",
     "merged": "small paths that cost least in one layer",
-    "fleet": "paths of the same images, where several images are grouped together",
     "known": "a layer that exists already, given as known",
     "unreached": "what no root needs",
 }
@@ -83,7 +78,7 @@ class Graph(namedtuple("Graph", "paths nar_sizes closure_sizes references roots 
     paths: list[str]
     nar_sizes: list[int]  # bytes of the path itself
     closure_sizes: list[int]  # bytes of the path and of all that it needs
-    references: list[list[int]]  # in no particular order; a path may refer to itself
+    references: list[list[int]]  # to other paths, in no particular order
     roots: list[int]  # the requested paths
     unreached: list[int]  # the paths that those do not need
 
@@ -94,7 +89,7 @@ class Layer(namedtuple("Layer", "contents size name reason spares", defaults=(No
     __slots__ = ()
     contents: list[str]  # sorted
     size: int  # bytes, the sum of narSize
-    name: str  # the path that it is named after, the largest
+    name: str  # the path that it is named after: the largest, or nixery's that needs the others
     reason: str  # why it is a layer, a key of `REASONS`
     # Bytes that hosts would pull needlessly if the paths were in another layer, where that costs
     # least; None where nothing was estimated
@@ -116,113 +111,55 @@ def read_graph(document: Any, name: str = "graph") -> Graph:
     Raises `GraphError` with a message that names entry (counted from 1) and field where the
     document has another form, or where it refers to a path that it does not describe.
     """
-    if not isinstance(document, dict):
-        raise GraphError(f"expected an object, got {_show(document)}")
-    entries = _list_field(document, name, "an empty graph")
-    requested = _list_field(
-        document.get("exportReferencesGraph"), name, "no roots", prefix="exportReferencesGraph."
-    )
+    entries = _field(document, name, "a list with elements")
+    requested = _field(document, "exportReferencesGraph", "an object")
+    requested = _field(requested, name, "a list with elements", 'field "exportReferencesGraph": ')
 
     numbers: dict[str, int] = {}
     for position, entry in enumerate(entries, 1):
-        if fault := _fault(entry):
-            raise GraphError(f"entry {position}: {fault}{_place(entry)}")
-        numbers.setdefault(entry["path"], len(numbers))
-
-    described: list = [None] * len(numbers)
+        path = _field(entry, "path", "a store path", f"entry {position}: ")
+        numbers.setdefault(path, len(numbers))
+    described: dict[str, tuple[int, int, set[int]]] = {}
     for position, entry in enumerate(entries, 1):
-        place = f"entry {position}: field"
-        number = numbers[entry["path"]]
-        references = _look_up(entry["references"], numbers, f'{place} "references"')
-        data = entry["narSize"], entry["closureSize"], references
-        known = described[number]
-        if known and (known[:2] != data[:2] or set(known[2]) != set(references)):
-            raise GraphError(f'{place} "path": {_show(entry["path"])} again, with other data')
-        described[number] = data
+        try:
+            path, size, closure_size, needed = (_field(entry, *it) for it in _FIELDS.items())
+            needs = {*_look_up(needed, numbers, 'field "references": ')} - {numbers[path]}
+            data = size, closure_size, needs
+            if described.setdefault(path, data) != data:
+                raise GraphError('field "path": given before, with other data')
+        except GraphError as error:
+            raise GraphError(f"entry {position}: {error}{_place(entry)}") from None
+    roots = _look_up(requested, numbers, f'field "exportReferencesGraph": field {_show(name)}: ')
 
-    roots = []
-    for position, root in enumerate(requested, 1):
-        place = f'field "exportReferencesGraph.{name}": root {position}'
-        roots += _look_up([root], numbers, place)
-    nar_sizes, closure_sizes, references_of = map(list, zip(*described))
-    reached = set(_reverse_postorder([*references_of, roots], len(numbers)))
+    nar_sizes, closure_sizes, references = map(list, zip(*described.values()))
+    references = [*map(list, references)]
+    reached = {*_reverse_postorder([*references, roots], len(numbers))}
     unreached = [path for path in range(len(numbers)) if path not in reached]
-    return Graph([*numbers], nar_sizes, closure_sizes, references_of, roots, unreached)
+    return Graph([*described], nar_sizes, closure_sizes, references, roots, unreached)
 
 
 def read_graphs(document: Any) -> dict[str, Graph]:
     """Return all graphs of a parsed document by name. Raises `GraphError`."""
     names = document.get("exportReferencesGraph") if isinstance(document, dict) else None
-    if not isinstance(names, dict) or not names:
-        names = ["graph"]
+    names = names if names and isinstance(names, dict) else ["graph"]
     return {name: read_graph(document, name) for name in names}
 
 
 def read_popularity(document: Any) -> dict[str, int]:
     """Return a popularity table, an object of counts by store name. Raises `GraphError`."""
-    if not isinstance(document, dict):
-        raise GraphError(f"expected an object of counts by store name, got {_show(document)}")
-    for name, count in document.items():
-        if not _is_size(count):
-            raise GraphError(f"field {_show(name)}: expected a count, got {_show(count)}")
+    for name in _expect(document, "an object"):
+        _field(document, name, "a whole number below 2^64")
     return document
 
 
 def read_plans(document: Any) -> list[list[list[str]]]:
     """Return a plan, or an object of plans, as lists of lists of paths. Raises `GraphError`."""
-    plans = list(document.values()) if isinstance(document, dict) else [document]
-    try:
-        contents = [[layer["contents"] for layer in plan if layer["contents"]] for plan in plans]
-        if all(isinstance(paths, list) and all(map(_is_path, paths)) for paths in chain(*contents)):
-            return contents
-    except (KeyError, TypeError):
-        pass
-    raise GraphError('expected plans, [{"contents": [PATH, ...]}, ...] or an object of such')
-
-
-def _list_field(fields: Any, name: str, nothing: str, prefix: str = "") -> list:
-    """Return the elements of a field that must have some."""
-    place = f'field "{prefix}{name}"'
-    if not isinstance(fields, dict) or name not in fields:
-        raise GraphError(f"{place}: missing")
-    elements = fields[name]
-    if not isinstance(elements, list):
-        raise GraphError(f"{place}: expected a list, got {_show(elements)}")
-    if not elements:
-        raise GraphError(f"{place}: {nothing}")
-    return elements
-
-
-def _look_up(paths: list, numbers: dict[str, int], place: str) -> list[int]:
-    """Return the numbers of paths; `place` is where they are named."""
-    try:
-        return [numbers[path] for path in paths]
-    except (KeyError, TypeError):
-        wrong = next(path for path in paths if not _is_path(path) or path not in numbers)
-    if _is_path(wrong):
-        raise GraphError(f"{place}: {_show(wrong)} is not in the graph")
-    raise GraphError(f"{place}: expected a store path, got {_show(wrong)}")
-
-
-def _fault(entry: Any) -> str | None:
-    """Say what is wrong with an entry by itself."""
-    if not isinstance(entry, dict):
-        return f"expected an object, got {_show(entry)}"
-    for name, expected, is_right in _FIELDS:
-        if name not in entry:
-            return f'field "{name}": missing'
-        if not is_right(entry[name]):
-            return f'field "{name}": expected {expected}, got {_show(entry[name])}'
-    return None
-
-
-def _place(entry: Any) -> str:
-    path = entry.get("path") if isinstance(entry, dict) else None
-    return f" ({_show(path)})" if _is_path(path) else ""
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**64
+    plans = []
+    for plan in document.values() if isinstance(document, dict) else [document]:
+        plans.append([_field(layer, "contents", "a list") for layer in _expect(plan, "a list")])
+        for path in chain(*plans[-1]):
+            _expect(path, "a store path", 'field "contents": ')
+    return [[*filter(None, plan)] for plan in plans]
 
 
 def _is_path(value: object) -> bool:
@@ -234,19 +171,55 @@ def _is_path(value: object) -> bool:
     )
 
 
-_FIELDS: list[tuple[str, str, Callable[[object], bool]]] = [
-    ("path", "a store path", _is_path),
-    ("narSize", "a number of bytes", _is_size),
-    ("closureSize", "a number of bytes", _is_size),
-    ("references", "a list", lambda value: isinstance(value, list)),
-]
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "a store path": _is_path,
+    "a whole number below 2^64": lambda value: type(value) is int and 0 <= value < 2**64,
+    "a list": lambda value: isinstance(value, list),
+    "a list with elements": lambda value: isinstance(value, list) and value != [],
+    "an object": lambda value: isinstance(value, dict),
+}
+_FIELDS = {
+    "path": "a store path",
+    "narSize": "a whole number below 2^64",
+    "closureSize": "a whole number below 2^64",
+    "references": "a list",
+}
+
+
+def _field(fields: Any, name: str, kind: str, place: str = "") -> Any:
+    """Return the value of a field, which must be of that kind."""
+    if name not in _expect(fields, "an object", place):
+        raise GraphError(f"{place}field {_show(name)}: missing")
+    value = fields[name]
+    return value if _KINDS[kind](value) else _expect(value, kind, f"{place}field {_show(name)}: ")
+
+
+def _expect(value: Any, kind: str, place: str = "") -> Any:
+    if not _KINDS[kind](value):
+        raise GraphError(f"{place}expected {kind}, got {_show(value)}")
+    return value
+
+
+def _look_up(paths: list, numbers: dict[str, int], place: str) -> list[int]:
+    for path in paths:
+        if not isinstance(path, str) or path not in numbers:
+            _expect(path, "a store path", place)
+            raise GraphError(f"{place}{_show(path)} is not in the graph")
+    return [numbers[path] for path in paths]
+
+
+def _place(entry: Any) -> str:
+    path = entry.get("path") if isinstance(entry, dict) else None
+    return f" ({_show(path)})" if _is_path(path) else ""
 
 
 def _show(value: object) -> str:
     """Return a JSON value as JSON again, short enough for a part of a line."""
     if isinstance(value, dict):
         return "an object"
-    return "a list" if isinstance(value, list) else _cut(json.dumps(value), 120)
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return _cut(json.dumps(value), 120)
 
 
 def parse_json(text: str) -> Any:
@@ -282,32 +255,27 @@ def read_file(file: str, read: Callable[[Any], _T]) -> _T:
             return read(parse_json(stream.read()))
     except UnicodeDecodeError as error:
         raise GraphError(f"{file}: not UTF-8, at byte {error.start}") from None
-    except OSError as error:
-        raise GraphError(f"{file}: {error.strerror}") from None
-    except GraphError as error:
-        raise GraphError(f"{file}: {error}") from None
+    except (OSError, GraphError) as error:
+        raise GraphError(f"{file}: {getattr(error, 'strerror', error)}") from None
 
 
 def _write(file: str, text: str) -> None:
     """Write text and a line break; the file is whole then or, if that goes wrong, as it was."""
+    in_place = file == "-" or (os.path.exists(file) and not os.path.isfile(file))  # or a pipe
+    target = os.path.realpath(file)
+    beside = f"{target}.{os.getpid()}.tmp"
+    to = 1 if file == "-" else file if in_place else beside
     try:
-        if file == "-" or (os.path.exists(file) and not os.path.isfile(file)):  # or a pipe
-            with open(1 if file == "-" else file, "w", encoding="utf-8", closefd=file != "-") as to:
-                to.write(text + "\n")
-            return
-        target = os.path.realpath(file)
-        beside = f"{target}.{os.getpid()}.tmp"
-        try:
-            with open(beside, "x", encoding="utf-8") as stream:
-                stream.write(text + "\n")
+        with open(to, "w" if in_place else "x", encoding="utf-8", closefd=to != 1) as stream:
+            stream.write(text + "\n")
+        if not in_place:
             os.replace(beside, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(beside)
-            raise
     except OSError as error:
         name = "standard output" if file == "-" else file
         raise GraphError(f"{name}: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            os.unlink(beside)
 
 
 # The graph
@@ -326,10 +294,9 @@ def dominator_tree(successors: list[list[int]], root: int) -> tuple[list[int], l
 
     The algorithm, with its names, is figure 3 of K. D. Cooper, T. J. Harvey, K. Kennedy, "A Simple,
     Fast Dominance Algorithm", Rice University TR-06-33870, 2001; nodes go by their postorder
-    number. Where each cycle has one way in, and in a closure there are none, the second pass finds
-    nothing to change. A pass climbs, for each edge, at most the depth of the tree: closures are
-    shallow, but two long chains with many common vertices take quadratic time. Where cycles have
-    several ways in there may be as many passes as vertices; Nix writes no such graph.
+    number. Without cycles, as in a closure, the second pass finds nothing to change. A pass climbs,
+    for each edge, at most the depth of the tree: closures are shallow, but two long chains with
+    many common vertices take quadratic time.
     """
     order = _reverse_postorder(successors, root)
     nodes = order[::-1]
@@ -385,9 +352,14 @@ def _reverse_postorder(successors: list[list[int]], root: int) -> list[int]:
     return postorder
 
 
-def _by_name(graph: Graph, path: int) -> tuple[str, str]:
+def _by_name(path: str) -> tuple[str, str]:
     """The key that settles ties: name before hash, so that an order survives a rebuild."""
-    return store_name(graph.paths[path]), graph.paths[path]
+    return store_name(path), path
+
+
+def _by_size(paths: Iterable[str], sizes: dict[str, int]) -> list[str]:
+    """Return the paths, the largest first."""
+    return sorted(paths, key=lambda path: (-sizes[path], *_by_name(path)))
 
 
 # Strategies
@@ -398,10 +370,9 @@ def group(
     budget: int = DEFAULT_BUDGET,
     popularity: dict[str, int] | None = None,
     strategy: str = DEFAULT_STRATEGY,
-    known: Sequence[list[list[str]]] = (),
 ) -> list[Layer]:
     """Divide the paths of a graph among at most `budget` layers: `group_fleet` of one image."""
-    return group_fleet({"": graph}, {"": budget}, known, popularity, strategy)[""]
+    return group_fleet({"": graph}, {"": budget}, [], popularity, strategy)[""]
 
 
 def group_fleet(
@@ -420,29 +391,37 @@ def group_fleet(
     """
     for name, budget in budgets.items():
         if budget < 1:
-            image = f"{name}: " if name else ""
-            raise GraphError(f"{image}a budget of {budget} layers: expected at least 1")
-    if not graphs:
-        return {}
-    plans = STRATEGIES[strategy](graphs, budgets, known, popularity or {})
-    return {name: _check(graph, budgets[name], plans[name]) for name, graph in graphs.items()}
+            raise GraphError(
+                f"{name}{name and ': '}a budget of {budget} layers: expected at least 1"
+            )
+    if strategy == "nixery":  # planned each image by itself, and knew no layers that exist
+        plans = {name: _nixery(graphs[name], budgets[name], popularity or {}) for name in graphs}
+    else:
+        plans = _reuse(graphs, budgets, known, popularity or {})
+    for name, graph in graphs.items():
+        placed = chain.from_iterable(layer.contents for layer in plans[name])
+        if sorted(placed) != sorted(graph.paths) or len(plans[name]) > budgets[name]:
+            raise AssertionError("the layers do not hold each path once, within the budget")
+    return plans
 
 
-def _check(graph: Graph, budget: int, layers: list[Layer]) -> list[Layer]:
-    placed = list(chain.from_iterable(layer.contents for layer in layers))
-    if len(placed) != len(graph.paths) or set(placed) != set(graph.paths):
-        raise AssertionError("the layers do not hold each path exactly once")
-    if not 1 <= len(layers) <= budget:
-        raise AssertionError(f"{len(layers)} layers for a budget of {budget}")
-    return layers
+def _layer(paths: list[str], sizes: dict, reason: str, spares: int | None = None) -> Layer:
+    """Return the layer of some paths, named after the first of them."""
+    return Layer(sorted(paths), sum(map(sizes.__getitem__, paths)), paths[0], reason, spares)
 
 
-def _layer(
-    graph: Graph, head: int, paths: list[int], reason: str, spares: int | None = None
-) -> Layer:
-    contents = sorted(map(graph.paths.__getitem__, paths))
-    size = sum(map(graph.nar_sizes.__getitem__, paths))
-    return Layer(contents, size, graph.paths[head], reason, spares)
+def _find_heads(references: list[list[int]], root_edges: set[int]) -> dict[int, int]:
+    """Return, for each path, which child of the image dominates it; such a child comes first.
+
+    The image is one more vertex, which refers to the paths in `root_edges`.
+    """
+    image = len(references)
+    order, dominator = dominator_tree([*references, sorted(root_edges)], image)
+    heads: dict[int, int] = {}
+    for path in order[1:]:
+        above = dominator[path]
+        heads[path] = path if above == image else heads[above]
+    return heads
 
 
 # Strategy "nixery"
@@ -453,45 +432,23 @@ NIXERY_LARGE = 100_000_000
 NIXERY_POPULAR = 1000
 
 
-def _nixery(
-    graphs: dict[str, Graph],
-    budgets: dict[str, int],
-    known: Sequence[list[list[str]]],
-    popularity: dict[str, int],
-) -> dict[str, list[Layer]]:
-    """Plan each image by itself, as Nixery did, which knew no layers that exist."""
-    return {name: _nixery_alone(graphs[name], budgets[name], popularity) for name in graphs}
-
-
-def _nixery_alone(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]:
+def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer]:
     """Decide as Nixery's group-layers did in 2019.
 
     Take an image with the requested paths A, B, C and D, where E is popular and G is large:
 
-        image
-        ├───> A ─────┐
-        │            v
-        ├───> B ───> E
-        │            ^
-        ├───> C ─────┘
-        │     │
-        │     v
-        └───> D ───> F
-              │
-              └────> G
+        image ─┬─> A ─────┐                            image ─┬─> A
+               ├─> B ───> E                                   ├─> B
+               ├─> C ─────┘         has this                  ├─> C
+               │   └──────┐         dominator tree            ├─> D ───> F
+               └─> D <────┘                                   ├─> E
+                   ├────> F                                   └─> G
+                   └────> G
 
     1. Root edges. The image refers to each requested path, and to each path that is popular, or has
        a large closure: it is likely to be in other images as well, or to be worth a layer.
     2. Dominator tree. A dominates B when all ways from the image to B go through A. Then nothing
        else in the image needs B: wherever A is, B comes along.
-
-           image ─┬─> A
-                  ├─> B
-                  ├─> C
-                  ├─> D ───> F
-                  ├─> E
-                  └─> G
-
     3. Subtrees. Each child of the image is the head of a layer, which holds all that it dominates.
     4. Merging. Layers are sorted by rating: popularity times the sum of closure sizes over the
        subtree. If there are more than the budget allows, those with the lowest rating become one.
@@ -504,7 +461,7 @@ def _nixery_alone(graph: Graph, budget: int, popularity: dict[str, int]) -> list
         ...                "narSize": (150 if path == "G" else 1) * 10**6,
         ...                "closureSize": closure[path] * 10**6} for path in references]})
         >>> for budget in 1, 2, 3, 4, 10:
-        ...     layers = _nixery_alone(graph, budget, popularity={"E": 1000, "G": 20, "D": 2})
+        ...     layers = _nixery(graph, budget, popularity={"E": 1000, "G": 20, "D": 2})
         ...     print(budget, *("".join(layer.contents) for layer in layers))
         1 ABCDEFG
         2 ABCDEF G
@@ -512,50 +469,32 @@ def _nixery_alone(graph: Graph, budget: int, popularity: dict[str, int]) -> list
         4 ABC DF E G
         10 A B C DF E G
     """
+    sizes = dict(zip(graph.paths, graph.nar_sizes))
     counts = [popularity.get(store_name(path), 1) for path in graph.paths]
-    requested = set(graph.roots)
     large = {path for path, size in enumerate(graph.closure_sizes) if size > NIXERY_LARGE}
     popular = {path for path, count in enumerate(counts) if count >= NIXERY_POPULAR}
-    subtrees = _subtrees(graph, requested | large | popular)
-    # Small ones only: the image refers to large and popular ones, needed or not.
-    unreached = sorted(set(graph.unreached).difference(*subtrees.values()))
+    reasons = {"requested": {*graph.roots}, "popular": popular, "large": large}
+    subtrees: dict[int, list[int]] = {}
+    for path, head in _find_heads(graph.references, set().union(*reasons.values())).items():
+        subtrees.setdefault(head, []).append(path)
 
     def rank(head: int) -> tuple:
         size = sum(map(graph.closure_sizes.__getitem__, subtrees[head]))
-        return size * counts[head], *_by_name(graph, head)
+        return size * counts[head], *_by_name(graph.paths[head])
 
-    groups = [subtrees[head] for head in sorted(subtrees, key=rank)]
+    groups = []
+    # Small ones only: the image refers to large and popular ones, needed or not.
+    unreached = {*graph.unreached}.difference(*subtrees.values())
     if unreached:
-        groups.insert(0, sorted(unreached, key=partial(_by_name, graph)))
-    layers = []
-    if len(groups) > budget:
-        merged = len(groups) - (budget - 1)
-        paths = list(chain.from_iterable(groups[:merged]))
-        largest = min(paths, key=lambda path: (-graph.nar_sizes[path], *_by_name(graph, path)))
-        layers.append(_layer(graph, largest, paths, "merged"))
-        groups = groups[merged:]
-    reasons = {"requested": requested, "popular": popular, "large": large, "unreached": unreached}
-    for paths in groups:
-        head = paths[0]
+        groups.append((sorted((graph.paths[n] for n in unreached), key=_by_name), "unreached"))
+    for head in sorted(subtrees, key=rank):
         reason = next((word for word, heads in reasons.items() if head in heads), "shared")
-        layers.append(_layer(graph, head, paths, reason))
-    return layers
-
-
-def _subtrees(graph: Graph, root_edges: set[int]) -> dict[int, list[int]]:
-    """Return what each child of the image dominates, itself first.
-
-    The image is one more vertex, which refers to the paths in `root_edges`.
-    """
-    image = len(graph.paths)
-    order, dominator = dominator_tree([*graph.references, list(root_edges)], image)
-    subtrees: dict[int, list[int]] = {}
-    head = [image] * image
-    for path in order[1:]:
-        above = dominator[path]
-        head[path] = path if above == image else head[above]
-        subtrees.setdefault(head[path], []).append(path)
-    return subtrees
+        groups.append(([graph.paths[n] for n in subtrees[head]], reason))
+    merged = len(groups) - (budget - 1)
+    if merged > 1:
+        paths = chain.from_iterable(paths for paths, _ in groups[:merged])
+        groups[:merged] = [(_by_size(paths, sizes), "merged")]
+    return [_layer(paths, sizes, reason) for paths, reason in groups]
 
 
 # Strategy "reuse"
@@ -565,37 +504,35 @@ def _subtrees(graph: Graph, root_edges: set[int]) -> dict[int, list[int]]:
 # the one idea: *a path has a plan of its own, which depends on its closure alone*. Every image that
 # has the path has its closure too, and can use any layer of its plan.
 #
-# Each plan starts from parts, which are sets of paths. While there are more parts than the budget
+# A plan starts from parts, which are sets of paths. While there are more parts than the budget
 # allows, or merging two costs less than a layer does, the two that cost least become one. What a
 # merge costs is bytes that hosts pull needlessly:
 #
 # - Bytes that others would have shared. In a fleet of images that are built together it is known
 #   who has the same part; while images have too many layers, a merge costs less the more of them it
-#   helps. For an image alone it is estimated: if n plans of what it refers to have
-#   a layer, another image has it, too, in n of n + 2 cases. A popularity table adds to n. What was
-#   merged is in no other plan.
+#   helps. For an image alone it is estimated: if n plans of what it refers to have a layer, another
+#   image has it, too, in n of n + 2 cases. A popularity table adds to n. What was merged is in no
+#   other plan.
 # - Bytes that an update moves although they did not change: the bytes of each of the two times the
 #   chance that it stays as it is and both together do not.
 # - A path that was asked for, and that no other path needs, is edited far more often than anything
 #   is updated. It never shares a layer with what it needs while others can be merged.
 #
-# The plan of a path is the path itself, apart, and a plan for what it needs, of these parts:
+# The parts of a path's plan are the path, what the plans of its references have, and what is left.
+# A reference that another one needs as well has no say of its own. Of the layers in those plans,
+# the ones that others most likely share are taken, as long as they have no path in common, up to
+# the budget. What is left is divided by the bytes that it needs, as a power of 2. An image is one
+# more path, which may use the whole budget; there, each subtree of the dominator tree is divided by
+# itself.
 #
-# 1. The candidates are the layers in the plans of the paths that it refers to. A reference that
-#    another reference needs as well has no say of its own. Those that others most likely share are
-#    taken, as long as they have no path in common, up to the budget.
-# 2. What is left comes along with a path that is a part alone and dominates it, or else with what
-#    needs as many bytes.
-#
-# An image is one more path, which refers to the requested ones, and its plan may use the whole
-# budget. An image in which one path needs all others is planned like that path.
+# The parts of a fleet are its large paths, and the others together that are in the same images and
+# need as many bytes.
 #
 # Some hosts keep only the layers below the first that differs. So layers are in the order of their
 # bytes divided by the chance that they differ: in another image, which is the less likely the more
 # paths need all of a layer, or after an update. What was asked for is on top.
 #
-# Sets of paths and of images are integers with a bit for each. bench/results.md has the figures,
-# also with half and twice each constant.
+# bench/results.md has the figures, also with half and twice each of the three constants.
 
 # What a layer costs, in bytes of store paths that a host pulls in the same time. By client, it is
 # 0.5 to 1.8 MB in CPU time, and more by the clock (bench/pull.md). A smaller value keeps more of
@@ -606,9 +543,9 @@ LAYER_PRICE = 350_000
 PATHS_PER_CHANGE = 100
 # The plan of a path leaves a sixth of the layers to what an image needs besides.
 ROOM = 6
-# So many paths are looked at one by one, the largest. This bounds time and memory only: no image of
-# bench/results.md has more than 1230.
-MOST_PATHS = 1280
+# So many paths are looked at one by one, the largest. This bounds time and memory only: no image
+# and no fleet of bench/results.md has as many.
+MOST_PATHS = 2048
 
 _NEVER = float("inf")
 _APART = 1e30  # more than any bytes
@@ -626,51 +563,39 @@ _IS_ONE = bytes.maketrans(b"01", b"\0\1")
 class _Part:
     """Paths that share a layer in some images."""
 
-    __slots__ = (
-        "apart",
-        "bound",
-        "chance",
-        "images",
-        "needs",
-        "partner",
-        "paths",
-        "shared",
-        "size",
-    )
+    __slots__ = "apart", "bound", "chance", "images", "needs", "partner", "paths", "shared", "size"
 
     def __init__(
-        self,
-        paths: int,
-        size: int,
-        needs: int,
-        images: int = 1,
-        shared: float = 0.0,
-        apart: bool = False,
+        self, paths: int, size: int, needs: int, images: int, shared: float, apart: bool
     ) -> None:
         self.paths, self.size, self.needs, self.images = paths, size, needs, images
         self.shared, self.apart = shared, apart  # bytes that others share; whether it was asked for
         self.chance = _chance(needs)
-        self.partner, self.bound = self, shared  # what it costs least to merge it with, or less
+        self.forget()
 
-    def cost_with(self, other: _Part, images: int, crowded: bool) -> float:
-        """Return what it costs to merge the two in all images that have both, in bytes: divided by
-        how many of `images` they are if those are crowded."""
+    def forget(self) -> None:
+        """Forget with which part it costs least to merge this one: it costs as much or more."""
+        self.partner, self.bound = self, self.shared
+
+    def cost_with(self, other: _Part, crowded: int) -> float:
+        """Return what it costs to merge the two in all images that have both, in bytes.
+
+        If some images have too many layers, it is divided by how many of those are helped.
+        """
         both = self.images & other.images
-        count = _count_bits(both & images)
-        if not count:
-            return _NEVER
-        cost = self.loses_with(other) + (_APART if self.apart != other.apart else 0.0)
-        return cost / count if crowded else cost
+        helped = _count_bits(both & crowded) if crowded else min(both, 1)
+        apart = _APART if self.apart != other.apart else 0
+        return (self.loses_with(other) + apart) / helped if helped else _NEVER
 
     def loses_with(self, other: _Part) -> float:
         """Return how many bytes hosts pull needlessly if the two are merged."""
         both = self.images & other.images
         chance = _chance(self.needs | other.needs)
-        lost = 0.0
-        for part in (self, other) if self.paths < other.paths else (other, self):
-            lost += part.shared if part.images == both else part.size
-            lost += part.size * (part.chance - chance)
-        return lost
+        one = self.shared if self.images == both else self.size
+        two = other.shared if other.images == both else other.size
+        one += self.size * (self.chance - chance)
+        two += other.size * (other.chance - chance)
+        return one + two
 
 
 def _chance(needs: int) -> float:
@@ -683,222 +608,168 @@ def _merge(parts: list[_Part], budgets: list[int]) -> list[_Part]:
 
     `budgets` is by the number of the image. Returns the parts that are left.
     """
-    everyone = (1 << len(budgets)) - 1
     numbers = range(len(budgets))
-    counts = Counter(chain(*(_selected(numbers, part.images & everyone) for part in parts)))
+    layers = Counter(chain.from_iterable(_selected(numbers, part.images) for part in parts))
+    crowded = sum(1 << image for image in numbers if layers[image] > budgets[image])
     parts = sorted(parts, key=lambda part: (part.shared, part.paths))
-    images = sum(1 << image for image in numbers if counts[image] > budgets[image])
-    crowded = bool(images)
-    images = images or everyone
     while len(parts) > 1:
         part = min(parts, key=attrgetter("bound"))
         partner = part.partner
         if part.bound == _NEVER or (not crowded and part.bound >= LAYER_PRICE):
             break
-        if partner is part or part.bound != part.cost_with(partner, images, crowded):
+        if partner is part or part.bound != part.cost_with(partner, crowded):
             # The costs of parts that have not changed only rise, as images come to fit. So the
             # least that was found is the least if it is still right.
             part.bound = _NEVER
             for other in parts:
                 if part.shared + other.shared >= part.bound:
                     break
-                if other is not part:
-                    cost = part.cost_with(other, images, crowded)
-                    if cost < part.bound:
-                        part.bound, part.partner = cost, other
+                cost = part.cost_with(other, crowded)
+                if cost < part.bound and other is not part:
+                    part.bound, part.partner = cost, other
             continue
-        both = part.images & partner.images
-        merged = _Part(
-            part.paths | partner.paths,
-            part.size + partner.size,
-            part.needs | partner.needs,
-            both,
-            apart=part.apart or partner.apart,
-        )
-        for one in part, partner:
-            one.images ^= both
-            one.bound = one.shared
-            one.partner = one
+        both, needs = part.images & partner.images, part.needs | partner.needs
+        paths, size = part.paths | partner.paths, part.size + partner.size
+        merged = _Part(paths, size, needs, both, 0.0, part.apart or partner.apart)
+        part.images ^= both
+        partner.images ^= both
+        changed = [part, partner]
         parts = [it for it in (merged, *parts) if it.images]
-        counts.subtract(_selected(numbers, both))
         if crowded:
-            images = sum(1 << image for image in numbers if counts[image] > budgets[image])
-            if not images:
-                crowded, images = False, everyone
-                for it in parts:
-                    it.bound, it.partner = it.shared, it
+            layers.subtract(_selected(numbers, both))
+            crowded = sum(1 << image for image in numbers if layers[image] > budgets[image])
+            changed += [] if crowded else parts
+        for part in changed:
+            part.forget()
     return parts
 
 
-class _Image:
-    """A graph with paths numbered by size and name: the same however it is listed."""
+class _Closure:
+    """What some images need. A set of paths, or of images, is a number with a bit for each.
 
-    def __init__(self, graph: Graph, popularity: dict[str, int]) -> None:
-        sizes = graph.nar_sizes
-        order = sorted(range(len(sizes)), key=lambda n: (-sizes[n], *_by_name(graph, n)))
-        number = {path: place for place, path in enumerate(order)}
-        self.graph, self.order = graph, order
-        self.count = min(len(order), MOST_PATHS)  # of the paths that are bits
-        self.sizes = [sizes[path] for path in order]
-        self.levels = [graph.closure_sizes[path].bit_length() for path in order]
-        self.counts = [popularity.get(store_name(graph.paths[path]), 0) for path in order]
-        self.references = [
-            sorted({number[needed] for needed in graph.references[path]} - {number[path]})
-            for path in order
-        ]
-        self.requested = sorted(number[path] for path in {*graph.roots, *graph.unreached})
-        self.closures: list = [None] * len(order)  # as bits
-        self.layers: dict[int, tuple[int, int]] = {}  # bytes and needs by paths
+    A path has a higher bit than all that it needs. The smallest ones, beyond `MOST_PATHS`, have one
+    bit together where the same images have them.
+    """
+
+    def __init__(self, graphs: list[Graph], held: list[set], popularity: dict[str, int]) -> None:
+        self.nar_sizes: dict[str, int] = {}
+        levels: dict[str, int] = {}
+        images: dict[str, int] = {}
+        needs: dict[str, dict[str, None]] = {}
+        for image, graph in enumerate(graphs):
+            for path, size, closure_size, references in zip(*graph[:4]):
+                self.nar_sizes[path], levels[path] = size, closure_size.bit_length()
+                images[path] = images.get(path, 0) | (path not in held[image]) << image
+                needs.setdefault(path, {}).update((graph.paths[it], None) for it in references)
+        waiting = TopologicalSorter(needs)
+        try:
+            waiting.prepare()
+        except CycleError as error:
+            path = _show(min(error.args[1]))
+            raise GraphError(f"{path}: paths refer to each other in a cycle") from None
+
+        by_size = _by_size(self.nar_sizes, self.nar_sizes)
+        place = {path: number for number, path in enumerate(by_size)}
+        closures: dict[str, int] = {}
+        # By number
+        self.paths: list[list[str]] = []
+        self.closures: list[int] = []
+        self.references: list[list[int]] = []  # without those that another one needs
+        while waiting.is_active():
+            ready = waiting.get_ready()
+            waiting.done(*ready)
+            for path in sorted(ready, key=place.__getitem__):
+                closures[path] = reduce(or_, map(closures.__getitem__, needs[path]), 0)
+                if place[path] < MOST_PATHS:
+                    self.references.append(self.tops(closures[path]))
+                    closures[path] |= 1 << len(self.paths)
+                    self.closures.append(closures[path])
+                    self.paths.append([path])
+        rest: dict[int, list[str]] = {}
+        for path in by_size[MOST_PATHS:]:
+            rest.setdefault(images[path], []).append(path)
+        self.paths += rest.values()
+        self.closures += [reduce(or_, map(closures.__getitem__, it)) for it in rest.values()]
+        self.sizes = [sum(map(self.nar_sizes.__getitem__, paths)) for paths in self.paths]
+        self.levels, self.images = ([of[it[0]] for it in self.paths] for of in (levels, images))
+        self.popularity = [popularity.get(store_name(it[0]), 0) for it in self.paths]
+        self.measured: dict[int, tuple[int, int]] = {}  # bytes and needs by paths
+        self.plans: list[list[int]] = []
+
+    def tops(self, paths: int) -> list[int]:
+        """Return those of the paths that no other one needs."""
+        found = []
+        while paths:
+            found.append(paths.bit_length() - 1)
+            paths &= ~self.closures[found[-1]]
+        return found
 
     def measure(self, paths: int) -> tuple[int, int]:
         """Return the bytes of paths, and all that they need."""
-        if paths not in self.layers:
+        if paths not in self.measured:
             size = sum(_selected(self.sizes, paths))
-            self.layers[paths] = size, reduce(or_, _selected(self.closures, paths), paths)
-        return self.layers[paths]
+            self.measured[paths] = size, reduce(or_, _selected(self.closures, paths), paths)
+        return self.measured[paths]
 
-    def tops(self, references: list[int]) -> list[int]:
-        """Return the references that no other one needs."""
-        further = self.below(references)
-        return [path for path in references if path >= self.count or not further >> path & 1]
+    def part(self, paths: int, images: int = 1, shared: float = 0.0, apart: bool = False) -> _Part:
+        return _Part(paths, *self.measure(paths), images, shared, apart)
 
-    def below(self, references: Iterable[int]) -> int:
-        """Return what references need, without themselves unless another one needs them."""
-        needs = [self.closures[path] & ~(1 << path) for path in references]
-        return reduce(or_, needs, 0)
+    def divide(self) -> list[_Part]:
+        """Return the parts of a fleet."""
+        large = sum(self.sizes) // MOST_PATHS
+        alike: dict[tuple, int] = {}
+        for path, (images, size, level) in enumerate(zip(self.images, self.sizes, self.levels)):
+            key = images, ~path if size > large else level
+            alike[key] = alike.get(key, 0) | 1 << path
+        return [self.part(paths, images) for (images, _), paths in alike.items() if images]
 
-    def plan(self, budget: int, kept: list[int]) -> list[_Part]:
-        """Return the parts of the image beside the layers `kept`."""
-        room = max(1, budget - budget // ROOM)
-        by_closure = sorted(range(len(self.order)), key=lambda n: (-self.levels[n], n))
-        planned = {*by_closure[:MOST_PATHS]}
-        plans: list = [None] * len(self.order)
-        order = _reverse_postorder([*self.references, self.requested], len(self.order))
-        for path in reversed(order[1:]):
-            references = self.references[path]
-            if any(self.closures[needed] is None for needed in references):
-                name = _show(self.graph.paths[self.order[path]])
-                raise GraphError(f"{name}: paths refer to each other in a cycle")
-            own = 1 << path if path < self.count else 0
-            self.closures[path] = reduce(or_, map(self.closures.__getitem__, references), own)
-            tops = self.tops(references)
-            if path in planned and own:
-                support = Counter(chain.from_iterable(plans[top] for top in tops))
-                parts = self.parts([path], support, self.closures[path], room)
-                plans[path] = [part.paths for part in _merge(parts, [room])]
-            else:
-                layers = {*chain.from_iterable(plans[top] for top in tops)} | ({own} - {0})
-                plans[path] = sorted(layers)[-room - 1 :]
-        tops = asked = self.tops(self.requested)
-        if len(tops) == 1 and tops[0] < self.count:
-            tops = self.tops(self.references[tops[0]])
-        support = Counter(chain.from_iterable(plans[top] for top in tops))
-        whole = (1 << self.count) - 1
-        parts = self.parts([*asked], support, whole, budget, reduce(or_, kept, 0), tops)
-        return _merge(parts, [budget])
+    def compose(self, budget: int) -> list[_Part]:
+        """Return the parts of an image, from the plans of all its paths."""
+        room = budget - budget // ROOM
+        for closure in self.closures[: len(self.references)]:
+            parts = _merge(self.parts(closure, closure, room), [room])
+            self.plans.append([part.paths for part in parts])
+        left = sum(1 << path for path, images in enumerate(self.images) if images)
+        return self.parts((1 << len(self.plans)) - 1, left, budget)
 
-    def parts(
-        self,
-        asked: list[int],
-        support: Counter[int],
-        closure: int,
-        budget: int,
-        held: int = 0,
-        tops: list[int] | None = None,
-    ) -> list[_Part]:
-        """Return the parts that a plan starts from.
-
-        `asked` are paths that stay apart; `support` says of each candidate how many plans have it;
-        `closure` are all paths, of which others have those that are `held`. With the paths `tops`
-        below those asked for, what is left is divided by dominators.
-        """
-        parts = []
-
-        def add(paths: int, count: float, apart: bool = False) -> None:
-            size, needs = self.measure(paths)
-            parts.append(_Part(paths, size, needs, 1, size * count / (count + 2), apart))
-
-        for path in asked:
-            if path < self.count and not held >> path & 1:
-                add(1 << path, 1, apart=True)
-                held |= 1 << path
-        worth = {}
-        for layer, count in support.items():
+    def parts(self, paths: int, left: int, budget: int) -> list[_Part]:
+        """Return the parts of what is `left` of paths, of which others have been planned."""
+        asked = self.tops(paths)
+        below = self.references[asked[0]] if len(asked) == 1 else asked
+        parts = [self.part(1 << it, 1, self.sizes[it] / 3, True) for it in asked if left >> it & 1]
+        left &= ~sum(1 << path for path in asked)
+        shared: dict[int, float] = {}
+        for layer, count in Counter(chain(*map(self.plans.__getitem__, below))).items():
             if not layer & layer - 1:
-                count += self.counts[layer.bit_length() - 1]
-            size, _ = self.measure(layer)
-            worth[layer] = size * count / (count + 2), count
-        for layer in sorted(worth, key=lambda it: (-worth[it][0], it)):
-            if not layer & held:
-                if len(parts) >= budget:
-                    break
-                add(layer, worth[layer][1])
-                held |= layer
-        left = closure & ~held
-        groups: dict[int, int] = {}
-        if left:
-            head = {}
-            if tops is not None:
-                alone = [it.paths.bit_length() - 1 for it in parts if not it.paths & it.paths - 1]
-                edges = {*tops, *alone} - ({*asked} if tops != asked else set())
-                head = _heads(self.references, sorted(edges))
-            for path in _selected(range(self.count), left):
-                above = head.get(path, path)
-                group = above if above != path else ~self.levels[path]
-                groups[group] = groups.get(group, 0) | 1 << path
-        for paths in groups.values():
-            add(paths, 0)
-        return parts
+                count += self.popularity[layer.bit_length() - 1]
+            shared[layer] = self.measure(layer)[0] * count / (count + 2)
+        for layer in sorted(shared, key=lambda it: (-shared[it], it)):
+            if layer & left == layer and len(parts) < budget:
+                parts.append(self.part(layer, 1, shared[layer]))
+                left ^= layer
+        heads: dict[int, int] = {}
+        if len(self.plans) == len(self.references):  # for an image
+            alone = [it.paths.bit_length() - 1 for it in parts if not it.paths & it.paths - 1]
+            heads = _find_heads(self.references, {*below, *alone})
+        alike: dict[tuple, int] = {}
+        for path in _selected(range(len(self.paths)), left):
+            key = heads.get(path), self.levels[path]
+            alike[key] = alike.get(key, 0) | 1 << path
+        return [*parts, *map(self.part, alike.values())]
 
-    def rank(self, paths: int) -> float:
-        """Return the bytes of a layer for the chance that it differs, where 1 is 1 %."""
-        size, needs = self.measure(paths)
-        users = sum(closure & paths == paths for closure in self.closures)
-        return size * users / (PATHS_PER_CHANGE + users * _count_bits(needs))
+    def rank(self, part: _Part) -> tuple:
+        """Return the key of the order of layers."""
+        users = sum(closure & part.paths == part.paths for closure in self.closures)
+        worth = part.size * users / (PATHS_PER_CHANGE + users * _count_bits(part.needs))
+        return -_count_bits(part.images), part.apart, -worth, part.paths
 
-
-def _heads(references: list[list[int]], root_edges: list[int]) -> dict[int, int]:
-    """Return which child of the image dominates each path, itself for such a child."""
-    image = len(references)
-    order, dominator = dominator_tree([*references, root_edges], image)
-    head: dict[int, int] = {}
-    for path in order[1:]:
-        above = dominator[path]
-        head[path] = path if above == image else head[above]
-    return head
-
-
-def _reuse_alone(
-    graph: Graph, budget: int, known: list[list[str]], popularity: dict[str, int]
-) -> list[Layer]:
-    """Return the layers of one image. Raises `GraphError` if paths refer to each other in a cycle,
-    which those in a Nix store can't."""
-    image = _Image(graph, popularity)
-    number = {graph.paths[path]: place for place, path in enumerate(image.order)}
-    kept = [[number[path] for path in layer] for layer in known]
-    bits = [sum(1 << n for n in layer if n < image.count) for layer in kept]
-    parts = image.plan(budget - len(kept), bits)
-    asked = {*image.tops(image.requested)}
-    taken = {*chain(*kept)}
-    rest = [n for n in range(image.count, len(image.order)) if n not in taken]
-    if rest and not parts:
-        parts = [_Part(0, 0, 0)]
-    ranked = []
-    least = min(parts, key=lambda part: (part.apart, part.shared, part.paths), default=None)
-    for part in parts:
-        paths = [*_selected(range(image.count), part.paths)] + (rest if part is least else [])
-        reason = "requested" if part.apart else "own" if len(paths) == 1 else "merged"
-        if len(paths) > 1 and part.shared:
-            reason = "bundle"
-        top = any(path in asked for path in paths)
+    def layer(self, part: _Part, parts: list[_Part]) -> Layer:
+        """Return the layer of a part of an image with these parts."""
+        paths = _by_size(chain(*_selected(self.paths, part.paths)), self.nar_sizes)
+        reason = "bundle" if part.shared or part.images & part.images - 1 else "merged"
+        reason = "requested" if part.apart else "own" if len(paths) == 1 else reason
         spares = min((round(part.loses_with(it)) for it in parts if it is not part), default=None)
-        ranked.append(((top, -image.rank(part.paths), part.paths), paths, reason, spares))
-    ordered: list[tuple] = [(paths, "known", None) for paths in kept]
-    ordered += [row[1:] for row in sorted(ranked)]
-    return [
-        _layer(graph, image.order[min(paths)], [image.order[n] for n in paths], reason, spares)
-        for paths, reason, spares in ordered
-    ]
+        return _layer(paths, self.nar_sizes, reason, spares)
 
 
 def _reuse(
@@ -908,93 +779,38 @@ def _reuse(
     popularity: dict[str, int],
 ) -> dict[str, list[Layer]]:
     """Keep known layers, and merge parts in what is left: of one image, or of all together."""
-    layers = Counter(tuple(sorted({*layer})) for plan in known for layer in plan)
-    order = {layer: place for place, layer in enumerate(layers)}
-    sizes = dict(chain(*(zip(graph.paths, graph.nar_sizes) for graph in graphs.values())))
+    plans = {name: _keep(graph, budgets[name], known) for name, graph in graphs.items()}
+    held = {name: {*chain(*(layer.contents for layer in plans[name]))} for name in graphs}
+    names = sorted(name for name in graphs if len(held[name]) < len(graphs[name].paths))
+    left = [budgets[name] - len(plans[name]) for name in names]
+    closure = _Closure([graphs[name] for name in names], [held[name] for name in names], popularity)
+    parts = _merge(closure.compose(*left) if len(names) == 1 else closure.divide(), left)
+    parts.sort(key=closure.rank)
+    for number, name in enumerate(names):
+        its_parts = [part for part in parts if part.images >> number & 1]
+        plans[name] += [closure.layer(part, its_parts) for part in its_parts]
+    return plans
 
-    def by_bytes(layer: tuple) -> tuple:
-        return -sum(map(sizes.__getitem__, layer)), -len(layer), layer
 
-    kept: dict[str, list] = {}
-    for name, graph in graphs.items():
-        left = {*graph.paths}
-        same = [p for p in known if len(p) <= budgets[name] and sorted(chain(*p)) == sorted(left)]
-        if same:  # another image may have the same paths and a smaller budget
-            kept[name] = min(same, key=lambda it: (-len(it), it))
-            continue
-        kept[name] = []
-        for layer in sorted(filter(left.issuperset, layers), key=by_bytes):
-            if left.issuperset(layer) and len(kept[name]) < budgets[name] - (
-                len(left) > len(layer)
-            ):
-                kept[name].append(layer)
+def _keep(graph: Graph, budget: int, known: Sequence[list[list[str]]]) -> list[Layer]:
+    """Return the known layers that an image has, those that most plans have for the first."""
+    sizes = dict(zip(graph.paths, graph.nar_sizes))
+    left = {*sizes}
+    kept: Any = [it for it in known if len(it) <= budget and sorted(chain(*it)) == sorted(left)]
+    if kept:  # another image may have the same paths and a smaller budget
+        kept = min(kept, key=lambda it: (-len(it), it))
+    else:
+        plans = Counter(tuple(sorted({*layer})) for plan in known for layer in plan)
+
+        def rank(layer: tuple) -> tuple:
+            return -sum(map(sizes.__getitem__, layer)), -len(layer), layer
+
+        for layer in sorted(filter(left.issuperset, plans), key=rank):
+            if left.issuperset(layer) and len(kept) < budget - (len(left) > len(layer)):
+                kept.append(layer)
                 left.difference_update(layer)
-        kept[name].sort(key=lambda layer: (-layers[layer], order[layer]))
-    if len(graphs) == 1:
-        ((name, graph),) = graphs.items()
-        return {name: _reuse_alone(graph, budgets[name], kept[name], popularity)}
-
-    fleet = {name: [_named(layer, sizes, "known") for layer in kept[name]] for name in graphs}
-    names = sorted(name for name in graphs if sum(map(len, kept[name])) < len(graphs[name].paths))
-    paths, parts = _divide([graphs[name] for name in names], [kept[name] for name in names])
-    merged = _merge(parts, [budgets[name] - len(kept[name]) for name in names])
-    for part in sorted(merged, key=lambda part: (-_count_bits(part.images), part.paths)):
-        layer = _named([*_selected(paths, part.paths)], sizes, "fleet")
-        for name in _selected(names, part.images):
-            fleet[name].append(layer)
-    return fleet
-
-
-def _named(paths: Iterable[str], sizes: dict[str, int], reason: str) -> Layer:
-    contents = sorted(paths)
-    size = sum(map(sizes.__getitem__, contents))
-    return Layer(contents, size, max(contents, key=sizes.__getitem__), reason)
-
-
-def _divide(graphs: list[Graph], kept: list[list[tuple]]) -> tuple[list[str], list[_Part]]:
-    """Return all paths of a fleet, whose numbers are bits elsewhere, and the parts of the images.
-
-    A large path is a part, and so are the small paths together that are in the same images and have
-    closures of about the same size. What is worth least is one part of each image.
-    """
-    paths = sorted({p for graph in graphs for p in graph.paths}, key=lambda p: (store_name(p), p))
-    numbers = {path: number for number, path in enumerate(paths)}
-    sizes, closure_sizes, needs, images = ([0] * len(paths) for _ in range(4))
-    for image, graph in enumerate(graphs):
-        number = [numbers[path] for path in graph.paths]
-        edges = [*graph.references, [*graph.roots, *graph.unreached]]
-        for path in reversed(_reverse_postorder(edges, len(number))[1:]):
-            sizes[number[path]] = graph.nar_sizes[path]
-            closure_sizes[number[path]] = graph.closure_sizes[path]
-            images[number[path]] |= 1 << image
-            below = (needs[number[needed]] for needed in graph.references[path])
-            needs[number[path]] = reduce(or_, below, 1 << number[path])
-        for path in chain(*kept[image]):
-            images[numbers[path]] ^= 1 << image
-
-    alike: Counter[tuple] = Counter()  # paths as bits; a key begins with the images
-    worth: Counter[tuple] = Counter()
-    large = sum(sizes) // MOST_PATHS
-    for path, size in enumerate(sizes):
-        level = path if size > large else ~closure_sizes[path].bit_length()
-        alike[images[path], level] |= 1 << path
-        worth[images[path], level] += size * (_count_bits(images[path]) - 1)
-    for key, _ in worth.most_common()[MOST_PATHS:]:
-        least = alike.pop(key)
-        for image in _selected(range(len(graphs)), key[0]):
-            alike[1 << image, "rest"] |= least
-
-    layers: Counter[int] = Counter()  # images by paths: what is worth least may be the same in two
-    for (users, _), held in alike.items():
-        layers[held] |= users
-    return paths, [
-        _Part(held, sum(_selected(sizes, held)), reduce(or_, _selected(needs, held)), users)
-        for held, users in sorted(layers.items())
-        if users
-    ]
-
-
-STRATEGIES: dict[str, Callable[..., dict[str, list[Layer]]]] = {"nixery": _nixery, "reuse": _reuse}
+        kept = [layer for layer, _ in plans.most_common() if layer in kept]
+    return [_layer(_by_size(layer, sizes), sizes, "known") for layer in kept]
 
 
 # Explaining
@@ -1004,11 +820,10 @@ def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
     """Return what there is to know about a plan, as JSON can hold it.
 
     ``{"budget", "unused", "paths", "size", "largestShare", "layers"}``: the budget and how many
-    more layers it allows, the number of paths, their bytes, and the part of those (0 to 1) that is
-    in the largest layer. Each layer is ``{"layer", "size", "name", "reason", "contents",
-    "spares", "neededBy"}``: its number (from 1), bytes, the path that it is named after, a key of
-    `REASONS`, ``[path, narSize]`` of each of its paths, what it spares as in `Layer`, and the paths
-    of other layers that refer to one of its own, requested ones first.
+    more layers it allows, the number of paths, their bytes, and the part of those (0 to 1) in the
+    largest layer. Each layer is ``{"layer", "size", "name", "reason", "contents", "spares",
+    "neededBy"}``: its number (from 1), ``[path, narSize]`` of its paths, the paths of other layers
+    that refer to one of its own, requested ones first, and what `Layer` says.
     """
     nar_sizes = dict(zip(graph.paths, graph.nar_sizes))
     layer_of = {path: number for number, layer in enumerate(layers) for path in layer.contents}
@@ -1020,7 +835,7 @@ def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
     requested = set(graph.roots)
 
     def order(user: int) -> tuple:
-        return user not in requested, _by_name(graph, user)
+        return user not in requested, _by_name(graph.paths[user])
 
     size = sum(layer.size for layer in layers)
     return {
@@ -1111,34 +926,28 @@ def _run(arguments: argparse.Namespace) -> None:
     graphs = read_file(arguments.graph, read_graphs)
     popularity = read_file(arguments.pop, read_popularity) if arguments.pop else None
     known = read_file(arguments.known, read_plans) if arguments.known else []
-    if arguments.known and arguments.strategy != DEFAULT_STRATEGY:
-        raise GraphError(f"--known: strategy {arguments.strategy} makes no use of known layers")
-    budget = arguments.budget
-    plans = group_fleet(
-        graphs, dict.fromkeys(graphs, budget), known, popularity, arguments.strategy
-    )
+    budget, strategy = arguments.budget, arguments.strategy
+    if arguments.known and strategy != DEFAULT_STRATEGY:
+        raise GraphError(f"--known: strategy {strategy} makes no use of known layers")
+    plans = group_fleet(graphs, dict.fromkeys(graphs, budget), known, popularity, strategy)
     explained = {}
     for name, graph in graphs.items():
         if graph.unreached:
             names = sorted(store_name(graph.paths[path]) for path in graph.unreached)
-            count = _count(len(names), "path")
-            _say(
-                f"group-layers: {arguments.graph}: {count} that no root reaches, kept: "
-                + _some(names, 200)
-            )
+            unreached = f"{_count(len(names), 'path')} that no root reaches, kept"
+            _say(f"group-layers: {arguments.graph}: {unreached}: {_some(names, 200)}")
         if arguments.explain or arguments.explain_json:
             explained[name] = explain(graph, budget, plans[name])
         if arguments.explain:
-            heading = "" if name == "graph" else f"{name}\n"
-            _say(heading + format_explanation(explained[name]))
+            _say(("" if name == "graph" else f"{name}\n") + format_explanation(explained[name]))
     if arguments.explain_json:
-        _write(arguments.explain_json, json.dumps(_unwrap(explained), indent=1))
+        _write(arguments.explain_json, _format_json(explained, indent=1))
     result = {name: [{"contents": layer.contents} for layer in plans[name]] for name in plans}
-    _write(arguments.out, json.dumps(_unwrap(result), separators=(",", ":")))
+    _write(arguments.out, _format_json(result, separators=(",", ":")))
 
 
-def _unwrap(by_name: dict[str, _T]) -> dict[str, _T] | _T:
-    return by_name["graph"] if list(by_name) == ["graph"] else by_name
+def _format_json(by_name: dict, **style: Any) -> str:
+    return json.dumps(by_name["graph"] if list(by_name) == ["graph"] else by_name, **style)
 
 
 def _arguments(words: list[str]) -> argparse.Namespace:
@@ -1155,8 +964,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="group-layers",
         description="Group the store paths of an image into layers that other images have too.",
-        epilog="reasons for layers:\n"
-        + "\n".join(f"  {reason:10} {meaning}" for reason, meaning in REASONS.items()),
+        epilog="reasons for layers:\n" + "\n".join(f"  {it:10} {REASONS[it]}" for it in REASONS),
         # Asking for the terminal's width would import shutil, which is slow.
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
         allow_abbrev=False,
@@ -1165,14 +973,14 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     why = "the reference graph, or graphs, that Nix exports (default: in a Nix build, the file with"
     flag("--graph", help=f"{why} the attributes)")
     flag("--pop", help="a popularity table (default: none)")
-    why = "a plan, or an object of plans, whose layers are used where they fit (default: none)"
-    flag("--known", help=why)
-    why = "the file for the plan, - for standard output (default: %(default)s)"
-    flag("--out", default="layers.json", help=why)
-    why = "the maximum number of layers (default: %(default)s)"
-    flag("--budget", metavar="N", type=whole_number, default=DEFAULT_BUDGET, help=why)
-    why = "how to choose them: %(choices)s (default: %(default)s)"
-    flag("--strategy", metavar="NAME", choices=[*STRATEGIES], default=DEFAULT_STRATEGY, help=why)
+    flag("--known", help="a plan, or an object of plans, whose layers are used where they fit"
+         " (default: none)")  # fmt: skip
+    flag("--out", default="layers.json",
+         help="the file for the plan, - for standard output (default: %(default)s)")  # fmt: skip
+    flag("--budget", metavar="N", type=whole_number, default=DEFAULT_BUDGET,
+         help="the maximum number of layers (default: %(default)s)")  # fmt: skip
+    flag("--strategy", metavar="NAME", choices=STRATEGIES, default=DEFAULT_STRATEGY,
+         help="how to choose them: %(choices)s (default: %(default)s)")  # fmt: skip
     why = "print the reason for each layer on standard error"
     parser.add_argument("--explain", action="store_true", help=why)
     flag("--explain-json", help="a file for the same as JSON")
@@ -1180,9 +988,12 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     flags = [re.sub("^-(?=[a-z]{2})", "--", word) for word in words]
     arguments, unknown = parser.parse_known_args(flags)
     if unknown:
+        from difflib import get_close_matches  # slow to import
+
         given = unknown[0].partition("=")[0]
         names = [f"--{name.replace('_', '-')}" for name in vars(arguments)]
-        raise GraphError(f"there is no argument {_cut(given, 60)}{_did_you_mean(given, names)}")
+        meant = "".join(f" (did you mean {name}?)" for name in get_close_matches(given, names, 1))
+        raise GraphError(f"there is no argument {_cut(given, 60)}{meant}")
     arguments.graph = arguments.graph or _attributes_file()
     return arguments
 
@@ -1194,12 +1005,6 @@ def _attributes_file() -> str:
         if os.path.exists(name):
             return name
     raise GraphError("no reference graph: pass --graph FILE, which Nix wrote (see --help)")
-
-
-def _did_you_mean(word: str, names: Iterable[str]) -> str:
-    from difflib import get_close_matches  # slow to import
-
-    return "".join(f" (did you mean {name}?)" for name in get_close_matches(word, names, 1))
 
 
 def _say(text: str) -> None:

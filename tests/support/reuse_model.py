@@ -26,8 +26,11 @@ def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[
     level = {entry["path"]: entry["closureSize"].bit_length() for entry in graph}
     references = {entry["path"]: set(entry["references"]) - {entry["path"]} for entry in graph}
     closure = {path: reachable(graph, [path]) for path in size}
-    by_size = sorted(size, key=lambda path: (-size[path], program.store_name(path), path))
-    number = {path: place for place, path in enumerate(by_size)}
+    chains = dict.fromkeys(size, 0)  # how many references there are below a path, one after another
+    for _ in size:
+        chains = {p: max((chains[q] + 1 for q in references[p]), default=0) for p in size}
+    order = sorted(size, key=lambda p: (chains[p], -size[p], program.store_name(p), p))
+    number = {path: place for place, path in enumerate(order)}
     decided = True
 
     def bits(paths: frozenset[str]) -> int:
@@ -46,13 +49,12 @@ def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[
     def tops(needed: set[str]) -> set[str]:
         return {p for p in needed if not any(p in closure[q] for q in needed - {p})}
 
+    reduced = [{"path": p, "references": sorted(tops(references[p]))} for p in size]
+
     def cost(a: Part, b: Part) -> float:
         both = stays(a.paths | b.paths)
-        lost = 0.0 if a.apart == b.apart else 1e30
-        for one in sorted((a, b), key=lambda part: bits(part.paths)):
-            lost += one.shared
-            lost += total(one.paths) * (stays(one.paths) - both)
-        return lost
+        lost = [one.shared + total(one.paths) * (stays(one.paths) - both) for one in (a, b)]
+        return lost[0] + lost[1] + (0.0 if a.apart == b.apart else 1e30)
 
     def merge(parts: list[Part], budget: int) -> list[Part]:
         nonlocal decided
@@ -66,9 +68,7 @@ def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[
             parts.append(Part(a.paths | b.paths, 0, a.apart or b.apart))
         return parts
 
-    def start(
-        asked: set[str], below: set[str], budget: int, edges: set[str] | None = None
-    ) -> list[Part]:
+    def start(asked: set[str], below: set[str], budget: int, is_image: bool = False) -> list[Part]:
         """The parts of a plan for the paths `asked` and what they need, from the plans `below`."""
         everything = set().union(*(closure[path] for path in asked))
         parts = [Part(frozenset([p]), share(frozenset([p]), 1), True) for p in asked]
@@ -82,18 +82,15 @@ def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[
             if not layer & held and len(parts) < budget:
                 parts.append(Part(layer, share(layer, support[layer]), False))
                 held |= layer
+        edges = sorted(set(below).union(*(part.paths for part in parts if len(part.paths) == 1)))
+
+        def dominators(path: str) -> set[str]:
+            return {p for p in size if path not in reachable(reduced, edges, without=p)}
+
         groups: dict[object, set[str]] = {}
         for path in everything - held:
-            group: object = level[path]
-            if edges is not None:
-                alone = edges.union(*(part.paths for part in parts if len(part.paths) == 1))
-                alone -= asked if asked != below else set()
-                for head in alone - {path}:
-                    if path not in alone and path not in reachable(graph, alone, without=head):
-                        above = {q for q in alone if head != q}
-                        if head not in above:
-                            group = head
-            groups.setdefault(group, set()).add(path)
+            heads = {p for p in dominators(path) if dominators(p) == {p}} if is_image else set()
+            groups.setdefault((*heads, level[path]), set()).add(path)
         return parts + [Part(frozenset(paths), 0, False) for paths in groups.values()]
 
     def plan(path: str) -> list[frozenset[str]]:
@@ -104,5 +101,5 @@ def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[
     roots = document["exportReferencesGraph"]["graph"]
     asked = tops({*roots, *(set(size) - reachable(graph, roots))})
     below = tops(references[min(asked)]) if len(asked) == 1 else asked
-    parts = merge(start(asked, below, budget, edges=below), budget)
+    parts = merge(start(asked, below, budget, is_image=True), budget)
     return [sorted(part.paths) for part in parts] if decided else None

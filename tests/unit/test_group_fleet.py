@@ -215,15 +215,15 @@ def test_the_plan_is_that_of_the_definition(seed):
     assert {name: set(map(frozenset, it)) for name, it in plans.items()} == expected
 
 
-def test_what_is_worth_least_is_in_one_part_of_each_image(monkeypatch):
+def test_small_paths_are_together_where_the_same_images_have_them(monkeypatch):
     monkeypatch.setattr(group_layers, "MOST_PATHS", 1)
     monkeypatch.setattr(group_layers, "LAYER_PRICE", 0)
     paths = [f"/nix/store/{number:032}-p" for number in range(4)]
     images = {"a": [paths[0], paths[1], paths[3]], "b": [paths[0], paths[2], paths[3]]}
     exported = document(dict(zip(paths, [3, 100, 100, 5])), {path: [] for path in paths}, images)
     plans = plan(exported, [9, 9])
-    assert plans["a"] == [[paths[3]], [paths[0], paths[1]]]
-    assert plans["b"] == [[paths[3]], [paths[0], paths[2]]]
+    assert plans["a"] == [[paths[0], paths[3]], [paths[1]]]
+    assert plans["b"] == [[paths[0], paths[3]], [paths[2]]]
 
 
 def test_of_known_layers_that_overlap_the_larger_is_used():
@@ -278,15 +278,21 @@ class TestProgram:
         assert sorted(it["contents"] for it in json.loads(done.stdout)) == [PATHS[:2], PATHS[2:]]
 
     @pytest.mark.parametrize(
-        "text", ["1", "[[]]", '{"a": [{"contents": [1]}]}', '[{"contents": "/a"}]']
+        ("text", "message"),
+        [
+            ("1", "expected a list, got 1"),
+            ("[[]]", "expected an object, got an empty list"),
+            ('{"a": [{}]}', 'field "contents": missing'),
+            ('{"a": [{"contents": [1]}]}', 'field "contents": expected a store path, got 1'),
+            ('[{"contents": "/a"}]', 'field "contents": expected a list, got "/a"'),
+        ],
     )
-    def test_a_file_without_plans_is_refused(self, tmp_path, text):
+    def test_a_file_without_plans_is_refused(self, tmp_path, text, message):
         (tmp_path / "known.json").write_text(text)
         exported = document(SIZES, REFERENCES, {"graph": [PATHS[0]]})
         done = run_program(tmp_path, exported, "--known", "known.json")
         assert done.returncode == 2 and done.stdout == ""
-        assert done.stderr.startswith("group-layers: known.json: expected plans")
-        assert done.stderr.count("\n") == 1
+        assert done.stderr == f"group-layers: known.json: {message}\n"
 
     def test_the_original_strategy_knows_no_layers(self, tmp_path):
         (tmp_path / "known.json").write_text("[]")

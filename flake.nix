@@ -1,5 +1,5 @@
 {
-  description = "Container images of Nix packages, cut into layers that other images have too";
+  description = "Container images from Nix packages, in layers that other images have as well";
 
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixpkgs-unstable";
 

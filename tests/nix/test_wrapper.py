@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -238,17 +237,6 @@ def test_answer_that_cannot_be_written_is_a_failure(
 def test_closed_standard_error_does_not_matter(wrapper: Wrapper) -> None:
     command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *wrapper.command(["hello"])]
     assert run(*command, env=settings()).stdout == wrapper.call(["hello"]).stdout
-
-
-def test_documentation_lists_the_arguments() -> None:
-    """All but what only callers in Nix can give."""
-    file = ROOT / "build-image" / "build-image.nix"
-    expression = f'builtins.attrNames (builtins.functionArgs (import "{file}"))'
-    known = json.loads(run("nix-instantiate", "--eval", "--json", "-E", expression).stdout)
-    text = (ROOT / "docs" / "nixery-build-image.md").read_text()
-    table = text.partition("## Arguments")[2].partition("Everything else")[0]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    assert sorted(re.findall("`(.*?)`", "".join(rows))) == sorted({*known} - {"contents"})
 
 
 def test_help_names_the_arguments(wrapper: Wrapper) -> None:

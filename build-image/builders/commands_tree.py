@@ -26,7 +26,7 @@ OPTIONS = ["-e", "-o", "pipefail", "-O", "inherit_errexit", "-O", "nullglob"]
 MKDIR = """
 mkdir() {
   if [[ " $* " =~ " -"[[:alpha:]]*m|" --mode" ]]; then
-    command install -d "$@"
+    command install -d "${@/#--parents/-p}"
   else
     command mkdir -p "$@"
   fi
@@ -157,7 +157,8 @@ class CommandsTree:
         """End the build with one line if commands removed a folder of the base, or a link."""
         for place in [*self.folders, *self.links]:
             entry = files.get(place)
-            if entry is None or (place in self.links and entry.target != self.links[place]):
+            as_links = self.links.get(place), self.base.entries[place].target
+            if entry is None or (place in self.links and entry.target not in as_links):
                 what = "folder" if place in self.folders else "link"
             elif place in self.folders and entry.kind != "folder":
                 what = "folder"

@@ -243,6 +243,7 @@ class _Members:
     def __init__(self, archive: tarfile.TarFile, folder: str) -> None:
         self.archive, self.folder = archive, folder
         self.members = {place_of(member.name): member for member in archive}
+        self.files: dict[str, str] = {}  # those that are unpacked, by name
 
     def open(self, name: str) -> IO[bytes] | None:
         for _ in range(MAXIMUM_LINKS):
@@ -258,15 +259,16 @@ class _Members:
         return None
 
     def find(self, name: str) -> str | None:
-        file = os.path.join(self.folder, hashlib.sha256(name.encode(errors="replace")).hexdigest())
-        if not os.path.exists(file):
+        if name not in self.files:
             stream = self.open(name)
             if stream is None:
                 return None
+            file = os.path.join(self.folder, str(len(self.files)))
             with open(file, "wb") as copy:
                 while chunk := stream.read(CHUNK):
                     copy.write(chunk)
-        return file
+            self.files[name] = file
+        return self.files[name]
 
 
 def open_folder(folder: str, closure: set[str], architecture: str, variant: str) -> Image:

@@ -243,7 +243,15 @@ CASES = {
         },
     ),
     "folders that are there and made again": Case(
-        extra("mkdir root; mkdir home home/app; touch root/x home/app/y; mkdir -m 711 var/cache/x"),
+        extra(
+            """
+            mkdir root
+            mkdir home home/app
+            touch root/x home/app/y
+            mkdir --mode=711 --parents var/cache/x
+            ln -sfn /usr/lib lib
+            """
+        ),
         {"root": "0700 0:0", "home/app": "0750 1000:1000", "var/cache/x": "0711 7:7"},
     ),
     "modes that commands give": Case(

@@ -158,10 +158,10 @@ class Docker:
             yield response
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Failure(
-                f"docker does not answer at {self.url}: {reason} (start it, or set DOCKER_HOST "
-                "for another)"
-            ) from None
+            advice = "start it, or set DOCKER_HOST for another"
+            if isinstance(error, PermissionError):
+                advice = "join its group, `adduser YOU docker`, or use sudo"
+            raise Failure(f"docker does not answer at {self.url}: {reason} ({advice})") from None
         finally:
             connection.close()
 

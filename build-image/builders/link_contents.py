@@ -210,16 +210,6 @@ def check_files(entries: dict[str, Entry], what: str, store: str, store_paths: s
             fail(f"{what}: /{place} is a socket, which an image can't have: remove it")
 
 
-def check_store_folder(entries: dict[str, Entry], store: str) -> None:
-    """End the build with one line if commands made something else where the store is."""
-    for place in [*above(store)[1:], store]:
-        if place in entries and entries[place].kind != "folder":
-            fail(
-                f"the commands made /{place}, which is not a folder: it would take the place of "
-                "the store"
-            )
-
-
 def check_base(base: ImageTree) -> None:
     """End the build with one line if the base image has files where the store must be a folder."""
     for place in [*above(base.store)[1:], base.store]:
@@ -268,7 +258,7 @@ def write_root(attributes: dict) -> None:
             has_base = attributes["baseTree"] is not None
             entries = CommandsTree(base, entries, has_base=has_base).run(attributes)
             entries = pass_through(entries, base, lower)
-            check_store_folder(entries, store)
+            check_files(entries, "the commands", store, store_paths)
             entries = place_files(entries, lower, "the commands", is_plain=False)
             check_files(entries, "the commands", store, store_paths)
         if attributes["includeStorePaths"]:

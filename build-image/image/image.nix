@@ -128,11 +128,11 @@ let
       ]
     else
       [ ];
-  roots = unique (map wholePath contents) ++ references;
+  contentRoots = unique (map wholePath contents) ++ references;
   groups = map (map wholePath) layers;
 
   databaseArchive = builders.make_database {
-    roots = roots ++ [ rootArchive ] ++ concatLists groups;
+    roots = contentRoots ++ [ rootArchive ] ++ concatLists groups;
     leftOut = [ "${rootArchive}" ] ++ references;
     baseFolder = base.out;
     baseLayers = base.description;
@@ -157,20 +157,25 @@ let
       ;
   };
 
-  layered = makeLayers {
+  planArguments = rec {
+    archives = (if includeNixDB then [ "${databaseArchive}" ] else [ ]) ++ [ "${rootArchive}" ];
+    roots = contentRoots ++ archives ++ concatLists groups;
+    baseLayers = base.description;
     inherit
-      roots
       references
       groups
       maxLayers
       includeStorePaths
-      importFromDerivation
+      ;
+  };
+  layered = makeLayers {
+    inherit
+      planArguments
       popularity
       known
       packing
+      importFromDerivation
       ;
-    baseLayers = base.description;
-    archives = (if includeNixDB then [ "${databaseArchive}" ] else [ ]) ++ [ "${rootArchive}" ];
   };
 
   # The derivations whose outputs hold the layers, those of the base first
@@ -208,7 +213,7 @@ let
     tag = imageTag;
     inherit documents packages;
     inherit (ingredients) baseImage;
-    inherit (layered.planArguments) roots;
+    inherit (planArguments) roots;
   };
 
   forms = import ./forms.nix { inherit tools builders; } {
@@ -241,13 +246,9 @@ passthru
       throw "override takes arguments of buildImage, as in override { tag = \"2\"; }, not ${import ./show.nix changed}";
   overrideAttrs = _: throw "an image has no overrideAttrs: write override { ... }, which changes arguments of buildImage";
 
-  # `planArguments` is for a fleet that this image is in.
-  inherit (layered)
-    layers
-    groupedLayers
-    picture
-    planArguments
-    ;
+  inherit (layered) layers groupedLayers picture;
+  # For a fleet that this image is in
+  inherit planArguments;
   # Without outputSpecified, `nix build` of newer versions of Nix builds the output `out`.
   explain = layered.groupedLayers.explain // {
     outputSpecified = true;

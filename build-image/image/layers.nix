@@ -9,42 +9,18 @@
   builders,
 }:
 {
-  # Store paths (strings with context) whose closures the image holds
-  roots,
-  # Those of the roots that only refer to the image's contents, and are not in it themselves
-  references,
-  # Uncompressed tar files, each of which is a layer; what they refer to is in the image as well
-  archives,
-  # Lists of store paths, each of which is a layer whatever group_layers.py says
-  groups,
-  # The maximum number of layers, those of the base included
-  maxLayers,
-  # The layers of a base image: what read_base_image.py writes as `description`, or null
-  baseLayers,
+  # What the plan depends on: the arguments of plan_layers.nix, except the next two
+  planArguments,
   # Popularity table, a file, or null
   popularity,
   # Plans of layers that exist, a file, or null
   known,
   # How a layer is packed: see pack_layer.nix
   packing,
-  # Whether the store paths are in the image, or only what links to them
-  includeStorePaths,
   # Whether the evaluation may build the plan; otherwise one derivation packs all layers
   importFromDerivation,
 }:
 let
-  # What the plan depends on; the images of a fleet are planned together from it (fleet.nix).
-  planArguments = {
-    roots = roots ++ archives ++ builtins.concatLists groups;
-    inherit
-      archives
-      baseLayers
-      groups
-      includeStorePaths
-      maxLayers
-      references
-      ;
-  };
   groupedLayers = builders.plan_layers (planArguments // { inherit known popularity; });
 
   # The plan, read back into the evaluation, which builds it first (import from derivation). Its text
@@ -75,7 +51,7 @@ let
     };
 in
 {
-  inherit groupedLayers planArguments;
+  inherit groupedLayers;
   picture = builders.draw_picture { inherit (groupedLayers) explanation; };
   layers =
     if importFromDerivation then

@@ -72,7 +72,7 @@ _COLLECTED = re.compile(
 ATTEMPTS = 3
 
 
-class Failure(NamedTuple):
+class Cause(NamedTuple):
     """What made Nix fail."""
 
     message: str  # Nix's own
@@ -85,13 +85,13 @@ class Failure(NamedTuple):
         return bool(_COLLECTED.search(self.message))
 
 
-def find_failure(lines: Iterable[str]) -> Failure:
+def find_cause(lines: Iterable[str]) -> Cause:
     """Find what made Nix fail in what it wrote on standard error.
 
     That is the first error that is not the consequence of another, with the last line of the failed
     builder's log and what was being looked up, loaded or read.
 
-    >>> find_failure(["error: builder for '/nix/store/x.drv' failed", "  last 1 log lines:",
+    >>> find_cause(["error: builder for '/nix/store/x.drv' failed", "  last 1 log lines:",
     ...     "  > cannot write: no space", "error: 1 dependencies of derivation failed"]).summary
     "builder for '/nix/store/x.drv' failed: cannot write: no space"
     """
@@ -119,7 +119,7 @@ def find_failure(lines: Iterable[str]) -> Failure:
         if error["message"] and not _CONSEQUENCE.match(error.get("reason", error["message"]))
     ]
     if not causes:
-        return Failure(NO_REASON, "", NO_REASON)
+        return Cause(NO_REASON, "", NO_REASON)
     cause = causes[0]
     if cause["message"].startswith("program 'git' failed") and fatal:
         cause["log"] = fatal
@@ -130,7 +130,7 @@ def find_failure(lines: Iterable[str]) -> Failure:
         # The first in the alphabet tells most: an argument, a package, the package set.
         summary = f"{min(subjects)}: {summary}"
     summary += " (the disk may be full)" * disk_full
-    return Failure(cause["message"], cause.get("log", ""), summary)
+    return Cause(cause["message"], cause.get("log", ""), summary)
 
 
 def printable(text: str) -> str:
@@ -287,7 +287,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
 
 def build(
     command: list[str], environment: dict[str, str], errors: ErrorOutput, guard: Guard
-) -> tuple[int, bytes, Failure]:
+) -> tuple[int, bytes, Cause]:
     """Run nix-build; return its exit status, what it printed and, if it failed, why."""
     process: subprocess.Popen[bytes] | None = None
     received: list[int] = []
@@ -316,7 +316,7 @@ def build(
         preexec_fn=lambda: guard.watch(os.getpid()),
     )
     assert process.stdout and process.stderr
-    failure = find_failure(errors.pass_on(process.stderr))
+    failure = find_cause(errors.pass_on(process.stderr))
     output = process.stdout.read()
     status = process.wait()
     guard.watch(0)
@@ -325,10 +325,10 @@ def build(
         signal.signal(number, signal.SIG_DFL)
     if received:
         summary = f"ended by {signal.Signals(received[0]).name}"
-        return 128 + received[0], b"", Failure(summary, "", summary)
+        return 128 + received[0], b"", Cause(summary, "", summary)
     if status < 0:
         summary = f"nix-build was ended by {signal.Signals(-status).name}"
-        return 128 - status, b"", Failure(summary, "", summary)
+        return 128 - status, b"", Cause(summary, "", summary)
     return status, output, failure
 
 

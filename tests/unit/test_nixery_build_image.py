@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nixery_build_image import check_json, find_failure, printable
+from nixery_build_image import check_json, find_cause, printable
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ from nixery_build_image import check_json, find_failure, printable
 )
 def test_what_nix_says_in_one_line(lines: str, summary: str) -> None:
     """In words that Nix 2.8, 2.26 and 2.34 use."""
-    assert find_failure(lines.splitlines()).summary.startswith(summary)
+    assert find_cause(lines.splitlines()).summary.startswith(summary)
 
 
 VALUES = st.recursive(

@@ -43,7 +43,10 @@ let
 
   program = import ../programs/package.nix { inherit tools; } "push_image";
 in
-# The settings are in a file, since a command line has a limit.
+# The settings are no argument, since a command line has a limit, and no file of their own, which
+# would be one build more between an edit and a push.
 tools.writeShellScriptBin "copy-to" ''
-  exec ${program}/bin/push-image ${tools.writeText "copy-to.json" (toJSON settings)} "$@"
+  exec ${program}/bin/push-image /dev/fd/3 "$@" 3<<'END'
+  ${toJSON settings}
+  END
 ''

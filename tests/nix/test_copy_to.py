@@ -474,8 +474,7 @@ class TestSignals:
           args = [ "-c" "(exec -a {mark} ${{pkgs.coreutils}}/bin/sleep 1000); exit" ];
         }}"""
         slow = nix.evaluate(f"({body}).drvPath")
-        settings_file = re.findall(r"(\S+-copy-to.json)", program.read_text())[0]
-        settings = json.loads(Path(settings_file).read_text())
+        settings = json.loads(re.findall(r"^{.*}$", program.read_text(), re.MULTILINE)[0])
         (image,) = settings["images"].values()
         image["derivations"] = dict.fromkeys(layers, slow)
         (tmp_path / "settings.json").write_text(json.dumps(settings))

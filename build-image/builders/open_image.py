@@ -138,7 +138,8 @@ class Layout:
         if (system, machine) == ("linux", architecture) and rank(
             machine, of_image, variant
         ) is None:
-            raise ImageError(f"it is for {machine}/{of_image}, and this is for {machine}/{variant}")
+            here = f"{machine}/{variant}" if variant else machine
+            raise ImageError(f"it is for {machine}/{of_image}, and this is for {here}")
         image_id = manifest["config"]["digest"]
         return Image(manifest, config, descriptor["digest"], image_id, self.find_blob)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,16 @@ _HEALTHCHECK = {
     "Test": list,
     "Timeout": int,
 }
+# What it keeps of each entry of the history
+_HISTORY = {
+    "author": str,
+    "comment": str,
+    "created": str,
+    "created_by": str,
+    "empty_layer": bool,
+}
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
 # What it keeps that is not about the container
 _ABOUT = {"author": str, "os.features": list, "os.version": str, "variant": str}
 
@@ -125,13 +136,21 @@ def check_config(config: Any, architecture: str, layer_count: int) -> list[str]:
     diff_ids = field(field(config, "rootfs", dict), "diff_ids", list, [])
     if len(diff_ids) != layer_count:
         raise ImageError("its configuration and its manifest differ in the number of layers")
-    if not all(isinstance(entry, dict) for entry in field(config, "history", list, [])):
-        raise ImageError("history is not a list of objects")
     return diff_ids
 
 
-def complete_history(history: list[dict], layer_count: int) -> list[dict]:
-    """Return a history with an entry for each layer, or later entries would not match."""
+def complete_history(config: dict, layer_count: int) -> list[dict]:
+    """Return an image's history with an entry for each layer, or later entries would not match.
+
+    Raises ImageError if it has other types than docker reads.
+    """
+    history = []
+    for entry in field(config, "history", list, []):
+        if not isinstance(entry, dict):
+            raise ImageError("history is not a list of objects")
+        history.append(check_keys(entry, _HISTORY))
+        if not _TIME.fullmatch(entry.get("created") or "1970-01-01T00:00:01Z"):
+            raise ImageError(f"created is not a time of RFC 3339: {entry['created']}")
     described = sum(not entry.get("empty_layer", False) for entry in history)
     if described > layer_count:
         history, described = [], 0
@@ -194,7 +213,12 @@ def read_layers(
         if compressor not in _ENDINGS:
             raise ImageError(f"the layer {descriptor['digest']} is compressed with {compressor}")
         chunks = decompress(blob, compressor and attributes["decompressors"][compressor])
-        files = read_layer(chunks, store, kept.get)
+        try:
+            files = read_layer(chunks, store, kept.get)
+        except tarfile.TarError as error:
+            raise ImageError(
+                f"the layer {descriptor['digest']} is not a tar file: {error}"
+            ) from None
         if files.diff_id != diff_id:
             raise ImageError(
                 f"the layer {descriptor['digest']} has another diff id: {files.diff_id}"
@@ -232,7 +256,7 @@ def read_image(image: Image, attributes: dict, scratch: str) -> None:
     described = {
         "config": check_container(field(image.config, "config", dict, {})),
         "about": check_keys(image.config, _ABOUT),
-        "history": complete_history(field(image.config, "history", list, []), layer_count),
+        "history": complete_history(image.config, layer_count),
         "layerCount": layer_count,
         "digest": image.digest,
         "id": image.id,
@@ -263,9 +287,7 @@ def main() -> None:
     except FormatError as error:
         fail(f"fromImage {source} is neither an OCI layout nor an image archive: {error}")
     except (OSError, ValueError, EOFError, tarfile.TarError, subprocess.SubprocessError) as error:
-        # When tarfile can't open a file, it has a line for each compression that it tried.
-        reason = "a layer is not a tar file" if "\n" in str(error) else error
-        fail(f"fromImage {source} cannot be read as an image: {reason}")
+        fail(f"fromImage {source} cannot be read as an image: {error}")
     shutil.rmtree(scratch)
 
 

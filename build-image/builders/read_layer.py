@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from itertools import chain
 from posixpath import normpath
 from typing import IO, NamedTuple, cast
 
@@ -43,6 +44,8 @@ _COMPRESSORS = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\xfd7zXZ": "xz",
     b"BZh": "bzip2",
+    # A frame that is skipped may come first (RFC 8878, 3.1.2): pzstd writes its sizes there.
+    **{bytes([first]) + b"\x2a\x4d\x18": "zstd" for first in range(0x50, 0x60)},
 }
 
 
@@ -152,7 +155,10 @@ def read_layer(
     A file for whose place `keep` returns a name is written to the file of that name. Raises
     tarfile.TarError and ImageError.
     """
-    stream, members = _Stream(chunks), []
+    first = next(chunks, b"")
+    if not first:  # Go's library, and so docker, takes it for an archive without files
+        return LayerFiles([], "sha256:" + hashlib.sha256().hexdigest(), {})
+    stream, members = _Stream(chain([first], chunks)), []
     nars: dict[str, NarHash] = {}
     with tarfile.open(
         fileobj=cast("IO[bytes]", stream),

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,19 @@ HOSTILE = {
     "no diff ids": (config(rootfs={"type": "layers"}), "differ in the number of layers"),
     "no root file system": (config(rootfs=None), "rootfs is not an object"),
     "diff ids that are text": (config(rootfs={"diff_ids": "x"}), "diff_ids is not a list"),
+    "a layer of text": (
+        image(b"text " * 200),
+        f"the layer {digest_of(gzip.compress(b'text ' * 200, mtime=0))} is not a tar file: ",
+    ),
+    "a time that is a number": (config(history=[{"created": 5}]), "created is not a string"),
+    "a time that is none": (
+        config(history=[{"created": "5"}]),
+        "created is not a time of RFC 3339",
+    ),
+    "an empty layer that is text": (
+        config(history=[{"empty_layer": "yes"}]),
+        "empty_layer is not true or false",
+    ),
     "a history of null": (config(history=[None]), "history is not a list of objects"),
     "a history that is text": (config(history="x"), "history is not a list"),
     "variables that are numbers": (config(config={"Env": [1]}), "Env is not a list of strings"),
@@ -432,7 +446,27 @@ def test_image_of_the_nearest_variant_is_taken(
 def test_one_image_of_a_higher_variant_is_refused(layout: Layout) -> None:
     layout.write_image(LAYER, config={"architecture": "arm", "variant": "v7"})
     done = read(layout.folder, architecture="arm", variant="v6")
-    assert "it is for arm/v7, and this is for arm/v6" in done.stderr
+    assert "it is for arm/v7, and this is for arm/v6\n" in done.stderr
+
+
+def test_one_image_of_a_higher_variant_than_that_of_all_machines_is_refused(layout: Layout) -> None:
+    layout.write_image(LAYER, config={"variant": "v3"})
+    assert "it is for amd64/v3, and this is for amd64\n" in read(layout.folder).stderr
+
+
+def test_layer_without_a_byte_is_an_archive_without_files(layout: Layout) -> None:
+    layout.write_image(b"", LAYER)
+    assert set(described(layout.folder, "tree")) == {"", "etc", "etc/file"}
+
+
+def test_layer_of_zstd_may_begin_with_what_is_skipped(layout: Layout) -> None:
+    frame = subprocess.run(["zstd", "-c"], input=LAYER, stdout=subprocess.PIPE, check=True).stdout
+    blob = layout.write_blob(b"\x50\x2a\x4d\x18\x04\0\0\0size" + frame)
+    layout.write_image(
+        manifest={"layers": [blob]}, config={"rootfs": {"diff_ids": [digest_of(LAYER)]}}
+    )
+    (layer,) = described(layout.folder, "description")
+    assert layer["mediaType"].endswith("+zstd")
 
 
 def test_only_what_a_dockerfile_keeps_is_kept(layout: Layout) -> None:

@@ -1,9 +1,9 @@
 """Read the project's Markdown pages as a reader does who pastes their commands one by one.
 
 A page is read in the root of a clone of the project, which is the reader's alone. A fenced block
-of `nix` whose first line names a file in a comment (`# hello.nix`) becomes that file; a block of
-`sh` is run. Right before a block that needs what tests do not have stands a comment with the
-reason, `<!-- not run: needs a cluster -->`.
+of `nix` whose first line names a file in a comment (`# hello.nix`) becomes that file; a function of
+`pkgs` is evaluated; a block of `sh` is run. Right before a block that needs what tests do not have
+stands a comment with the reason, `<!-- not run: needs a cluster -->`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from nix import ROOT, run
 
 _FENCE = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.*) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```",
+    r"(?:^<!-- not run: (?P<reason>[^\n]*) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )
 _FILE = re.compile(r"# ([\w./-]+\.\w+)\n")

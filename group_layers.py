@@ -16,10 +16,8 @@ the others of which are ignored::
 Output: ``[{"contents": [PATH, ...]}, ...]``. Each path of the graph is in exactly one layer, and
 there are at most ``budget`` layers. The same graph gives the same bytes, whatever the order of its
 entries. Several graphs, each under its own name, are images that are planned together: the output
-is an object with a plan for each.
-
-Plans of existing layers can be given as well, which are used where they fit, and a popularity table
-``{NAME: COUNT, ...}``: how many packages refer directly to the package of that name (``bash-5.2``).
+is an object of plans. Plans of existing layers can be given, which are used where they fit, and a
+popularity table ``{NAME: COUNT, ...}``: how many packages refer directly to ``bash-5.2``, say.
 """
 
 from __future__ import annotations
@@ -91,9 +89,7 @@ class Layer(namedtuple("Layer", "contents size name reason spares", defaults=(No
     size: int  # bytes, the sum of narSize
     name: str  # the path that it is named after: the largest, or nixery's that needs the others
     reason: str  # why it is a layer, a key of `REASONS`
-    # Bytes that hosts would pull needlessly if the paths were in another layer, where that costs
-    # least; None where nothing was estimated
-    spares: int | None
+    spares: int | None  # bytes that hosts would pull needlessly without it; None: not estimated
 
 
 def store_name(path: str) -> str:
@@ -108,8 +104,8 @@ _STORE_PREFIX = re.compile("^/nix/store/[a-z0-9]+-|^/(?!nix/store/).*/[a-z0-9]{3
 def read_graph(document: Any, name: str = "graph") -> Graph:
     """Return the graph of that name in a parsed document, as Nix writes it.
 
-    Raises `GraphError` with a message that names entry (counted from 1) and field where the
-    document has another form, or where it refers to a path that it does not describe.
+    Raises `GraphError`, which names entry (counted from 1) and field, where the document has
+    another form, or refers to a path that it does not describe.
     """
     entries = _field(document, name, "a list with elements")
     requested = _field(document, "exportReferencesGraph", "an object")
@@ -119,20 +115,20 @@ def read_graph(document: Any, name: str = "graph") -> Graph:
     for position, entry in enumerate(entries, 1):
         path = _field(entry, "path", "a store path", f"entry {position}: ")
         numbers.setdefault(path, len(numbers))
-    described: dict[str, tuple[int, int, set[int]]] = {}
+    described: dict[str, tuple[int, int, list[int]]] = {}
     for position, entry in enumerate(entries, 1):
-        try:
-            path, size, closure_size, needed = (_field(entry, *it) for it in _FIELDS.items())
-            needs = {*_look_up(needed, numbers, 'field "references": ')} - {numbers[path]}
-            data = size, closure_size, needs
-            if described.setdefault(path, data) != data:
-                raise GraphError('field "path": given before, with other data')
-        except GraphError as error:
-            raise GraphError(f"entry {position}: {error}{_place(entry)}") from None
+        path = entry["path"]
+        place = f"entry {position} ({_show(path)}): "
+        size = _field(entry, "narSize", "a whole number below 2^64", place)
+        closure_size = _field(entry, "closureSize", "a whole number below 2^64", place)
+        needed = _field(entry, "references", "a list", place)
+        needed = _look_up(needed, numbers, f'{place}field "references": ')
+        data = size, closure_size, sorted({*needed} - {numbers[path]})
+        if described.setdefault(path, data) != data:
+            raise GraphError(f'{place}field "path": given before, with other data')
     roots = _look_up(requested, numbers, f'field "exportReferencesGraph": field {_show(name)}: ')
 
     nar_sizes, closure_sizes, references = map(list, zip(*described.values()))
-    references = [*map(list, references)]
     reached = {*_reverse_postorder([*references, roots], len(numbers))}
     unreached = [path for path in range(len(numbers)) if path not in reached]
     return Graph([*described], nar_sizes, closure_sizes, references, roots, unreached)
@@ -164,11 +160,7 @@ def read_plans(document: Any) -> list[list[list[str]]]:
 
 def _is_path(value: object) -> bool:
     """Any text will do, except half of a surrogate pair, which only JSON can spell."""
-    return (
-        isinstance(value, str)
-        and value != ""
-        and (value.isascii() or not re.search("[\ud800-\udfff]", value))
-    )
+    return isinstance(value, str) and value != "" and not re.search("[\ud800-\udfff]", value)
 
 
 _KINDS: dict[str, Callable[[Any], bool]] = {
@@ -177,12 +169,6 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "a list": lambda value: isinstance(value, list),
     "a list with elements": lambda value: isinstance(value, list) and value != [],
     "an object": lambda value: isinstance(value, dict),
-}
-_FIELDS = {
-    "path": "a store path",
-    "narSize": "a whole number below 2^64",
-    "closureSize": "a whole number below 2^64",
-    "references": "a list",
 }
 
 
@@ -208,11 +194,6 @@ def _look_up(paths: list, numbers: dict[str, int], place: str) -> list[int]:
     return [numbers[path] for path in paths]
 
 
-def _place(entry: Any) -> str:
-    path = entry.get("path") if isinstance(entry, dict) else None
-    return f" ({_show(path)})" if _is_path(path) else ""
-
-
 def _show(value: object) -> str:
     """Return a JSON value as JSON again, short enough for a part of a line."""
     if isinstance(value, dict):
@@ -229,7 +210,7 @@ def parse_json(text: str) -> Any:
         fields = dict(pairs)
         if len(fields) < len(pairs):
             twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-            raise GraphError(f"field {_show(twice)}: given twice in one object{_place(fields)}")
+            raise GraphError(f"field {_show(twice)}: given twice in one object")
         return fields
 
     def refuse(constant: str) -> NoReturn:
@@ -237,10 +218,10 @@ def parse_json(text: str) -> Any:
 
     try:
         return json.loads(text, object_pairs_hook=read_object, parse_constant=refuse)
-    except GraphError:
-        raise
     except RecursionError:
         raise GraphError("nested too deeply") from None
+    except GraphError:
+        raise
     except ValueError as error:
         raise GraphError(f"not JSON: {error}") from None
 
@@ -285,9 +266,9 @@ def dominator_tree(successors: list[list[int]], root: int) -> tuple[list[int], l
     """Find the immediate dominator of each vertex that can be reached from `root`.
 
     One vertex dominates another if all ways from the root to the other go through it.
-    `successors[v]` are the vertices that v has edges to, repeated ones and itself allowed. Returns
-    the vertices reached, each after its immediate dominator (reverse postorder), and a list with
-    the immediate dominator of each vertex: `root` for itself, -1 for one that is not reached.
+    `successors[v]` are the vertices that v has edges to. Returns the vertices reached, each after
+    its immediate dominator (reverse postorder), and a list with the immediate dominator of each
+    vertex: `root` for itself, -1 for one that is not reached.
 
         >>> dominator_tree([[1, 2], [3], [3], [], [0]], 0)
         ([0, 1, 2, 3], [0, 0, 0, 0, -1])
@@ -365,14 +346,9 @@ def _by_size(paths: Iterable[str], sizes: dict[str, int]) -> list[str]:
 # Strategies
 
 
-def group(
-    graph: Graph,
-    budget: int = DEFAULT_BUDGET,
-    popularity: dict[str, int] | None = None,
-    strategy: str = DEFAULT_STRATEGY,
-) -> list[Layer]:
+def group(graph: Graph, budget: int = DEFAULT_BUDGET, **options: Any) -> list[Layer]:
     """Divide the paths of a graph among at most `budget` layers: `group_fleet` of one image."""
-    return group_fleet({"": graph}, {"": budget}, [], popularity, strategy)[""]
+    return group_fleet({"image": graph}, {"image": budget}, **options)["image"]
 
 
 def group_fleet(
@@ -391,9 +367,7 @@ def group_fleet(
     """
     for name, budget in budgets.items():
         if budget < 1:
-            raise GraphError(
-                f"{name}{name and ': '}a budget of {budget} layers: expected at least 1"
-            )
+            raise GraphError(f"{name}: a budget of {budget} layers: expected at least 1")
     if strategy == "nixery":  # planned each image by itself, and knew no layers that exist
         plans = {name: _nixery(graphs[name], budgets[name], popularity or {}) for name in graphs}
     else:
@@ -411,16 +385,12 @@ def _layer(paths: list[str], sizes: dict, reason: str, spares: int | None = None
 
 
 def _find_heads(references: list[list[int]], root_edges: set[int]) -> dict[int, int]:
-    """Return, for each path, which child of the image dominates it; such a child comes first.
-
-    The image is one more vertex, which refers to the paths in `root_edges`.
-    """
+    """Return, for each path, the child of an image with these root edges that dominates it."""
     image = len(references)
     order, dominator = dominator_tree([*references, sorted(root_edges)], image)
     heads: dict[int, int] = {}
     for path in order[1:]:
-        above = dominator[path]
-        heads[path] = path if above == image else heads[above]
+        heads[path] = path if dominator[path] == image else heads[dominator[path]]
     return heads
 
 
@@ -452,22 +422,6 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
     3. Subtrees. Each child of the image is the head of a layer, which holds all that it dominates.
     4. Merging. Layers are sorted by rating: popularity times the sum of closure sizes over the
        subtree. If there are more than the budget allows, those with the lowest rating become one.
-
-        >>> closure = {"A": 2, "B": 2, "C": 154, "D": 152, "E": 1, "F": 1, "G": 150}  # megabytes
-        >>> references = {"A": "E", "B": "E", "C": "DE", "D": "FG", "E": "", "F": "", "G": ""}
-        >>> graph = read_graph({
-        ...     "exportReferencesGraph": {"graph": [*"ABCD"]},
-        ...     "graph": [{"path": path, "references": [*references[path]],
-        ...                "narSize": (150 if path == "G" else 1) * 10**6,
-        ...                "closureSize": closure[path] * 10**6} for path in references]})
-        >>> for budget in 1, 2, 3, 4, 10:
-        ...     layers = _nixery(graph, budget, popularity={"E": 1000, "G": 20, "D": 2})
-        ...     print(budget, *("".join(layer.contents) for layer in layers))
-        1 ABCDEFG
-        2 ABCDEF G
-        3 ABCDF E G
-        4 ABC DF E G
-        10 A B C DF E G
     """
     sizes = dict(zip(graph.paths, graph.nar_sizes))
     counts = [popularity.get(store_name(path), 1) for path in graph.paths]
@@ -476,24 +430,23 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
     reasons = {"requested": {*graph.roots}, "popular": popular, "large": large}
     subtrees: dict[int, list[int]] = {}
     for path, head in _find_heads(graph.references, set().union(*reasons.values())).items():
-        subtrees.setdefault(head, []).append(path)
+        subtrees.setdefault(head, []).append(path)  # the head is the first
 
     def rank(head: int) -> tuple:
         size = sum(map(graph.closure_sizes.__getitem__, subtrees[head]))
         return size * counts[head], *_by_name(graph.paths[head])
 
-    groups = []
     # Small ones only: the image refers to large and popular ones, needed or not.
     unreached = {*graph.unreached}.difference(*subtrees.values())
-    if unreached:
-        groups.append((sorted((graph.paths[n] for n in unreached), key=_by_name), "unreached"))
+    paths = sorted((graph.paths[path] for path in unreached), key=_by_name)
+    groups = [(paths, "unreached")] if paths else []
     for head in sorted(subtrees, key=rank):
         reason = next((word for word, heads in reasons.items() if head in heads), "shared")
         groups.append(([graph.paths[n] for n in subtrees[head]], reason))
     merged = len(groups) - (budget - 1)
     if merged > 1:
-        paths = chain.from_iterable(paths for paths, _ in groups[:merged])
-        groups[:merged] = [(_by_size(paths, sizes), "merged")]
+        paths = _by_size(chain(*(paths for paths, _ in groups[:merged])), sizes)
+        groups[:merged] = [(paths, "merged")]
     return [_layer(paths, sizes, reason) for paths, reason in groups]
 
 
@@ -511,27 +464,23 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
 # - Bytes that others would have shared. In a fleet of images that are built together it is known
 #   who has the same part; while images have too many layers, a merge costs less the more of them it
 #   helps. For an image alone it is estimated: if n plans of what it refers to have a layer, another
-#   image has it, too, in n of n + 2 cases. A popularity table adds to n. What was merged is in no
-#   other plan.
+#   image has it, too, in n of n + 2 cases. A popularity table adds to n.
 # - Bytes that an update moves although they did not change: the bytes of each of the two times the
 #   chance that it stays as it is and both together do not.
 # - A path that was asked for, and that no other path needs, is edited far more often than anything
 #   is updated. It never shares a layer with what it needs while others can be merged.
 #
-# The parts of a path's plan are the path, what the plans of its references have, and what is left.
-# A reference that another one needs as well has no say of its own. Of the layers in those plans,
-# the ones that others most likely share are taken, as long as they have no path in common, up to
-# the budget. What is left is divided by the bytes that it needs, as a power of 2. An image is one
-# more path, which may use the whole budget; there, each subtree of the dominator tree is divided by
-# itself.
-#
+# The parts of a path's plan are the path, layers in the plans of its references, and what is left.
+# A reference that another one needs as well has no say. The layers that others most likely share
+# are taken first, as long as they have no path in common, up to the budget. What is left is divided
+# by the bytes that it needs, as a power of 2. An image is one more path, which may use the whole
+# budget; there, each subtree of the dominator tree, below what has a part, is divided by itself.
 # The parts of a fleet are its large paths, and the others together that are in the same images and
 # need as many bytes.
 #
 # Some hosts keep only the layers below the first that differs. So layers are in the order of their
 # bytes divided by the chance that they differ: in another image, which is the less likely the more
 # paths need all of a layer, or after an update. What was asked for is on top.
-#
 # bench/results.md has the figures, also with half and twice each of the three constants.
 
 # What a layer costs, in bytes of store paths that a host pulls in the same time. By client, it is
@@ -549,15 +498,13 @@ MOST_PATHS = 2048
 
 _NEVER = float("inf")
 _APART = 1e30  # more than any bytes
+_IS_ONE = bytes.maketrans(b"01", b"\0\1")
 _count_bits = getattr(int, "bit_count", lambda bits: f"{bits:b}".count("1"))  # Python 3.10
 
 
 def _selected(values: Iterable[_T], bits: int) -> Iterator[_T]:
     """Return those of the values for which a bit is set, the lowest for the first."""
     return compress(values, reversed(f"{bits:b}".encode().translate(_IS_ONE)))
-
-
-_IS_ONE = bytes.maketrans(b"01", b"\0\1")
 
 
 class _Part:
@@ -578,10 +525,7 @@ class _Part:
         self.partner, self.bound = self, self.shared
 
     def cost_with(self, other: _Part, crowded: int) -> float:
-        """Return what it costs to merge the two in all images that have both, in bytes.
-
-        If some images have too many layers, it is divided by how many of those are helped.
-        """
+        """Return the bytes that it costs to merge the two, per image helped if some are crowded."""
         both = self.images & other.images
         helped = _count_bits(both & crowded) if crowded else min(both, 1)
         apart = _APART if self.apart != other.apart else 0
@@ -668,8 +612,7 @@ class _Closure:
             path = _show(min(error.args[1]))
             raise GraphError(f"{path}: paths refer to each other in a cycle") from None
 
-        by_size = _by_size(self.nar_sizes, self.nar_sizes)
-        place = {path: number for number, path in enumerate(by_size)}
+        small = dict.fromkeys(_by_size(self.nar_sizes, self.nar_sizes)[MOST_PATHS:])
         closures: dict[str, int] = {}
         # By number
         self.paths: list[list[str]] = []
@@ -678,15 +621,15 @@ class _Closure:
         while waiting.is_active():
             ready = waiting.get_ready()
             waiting.done(*ready)
-            for path in sorted(ready, key=place.__getitem__):
+            for path in _by_size(ready, self.nar_sizes):
                 closures[path] = reduce(or_, map(closures.__getitem__, needs[path]), 0)
-                if place[path] < MOST_PATHS:
+                if path not in small:
                     self.references.append(self.tops(closures[path]))
                     closures[path] |= 1 << len(self.paths)
                     self.closures.append(closures[path])
                     self.paths.append([path])
         rest: dict[int, list[str]] = {}
-        for path in by_size[MOST_PATHS:]:
+        for path in small:
             rest.setdefault(images[path], []).append(path)
         self.paths += rest.values()
         self.closures += [reduce(or_, map(closures.__getitem__, it)) for it in rest.values()]
@@ -749,8 +692,8 @@ class _Closure:
                 left ^= layer
         heads: dict[int, int] = {}
         if len(self.plans) == len(self.references):  # for an image
-            alone = [it.paths.bit_length() - 1 for it in parts if not it.paths & it.paths - 1]
-            heads = _find_heads(self.references, {*below, *alone})
+            placed = _selected(range(len(self.plans)), paths & ~left)
+            heads = _find_heads(self.references, {*below, *placed})
         alike: dict[tuple, int] = {}
         for path in _selected(range(len(self.paths)), left):
             key = heads.get(path), self.levels[path]
@@ -784,8 +727,8 @@ def _reuse(
     names = sorted(name for name in graphs if len(held[name]) < len(graphs[name].paths))
     left = [budgets[name] - len(plans[name]) for name in names]
     closure = _Closure([graphs[name] for name in names], [held[name] for name in names], popularity)
-    parts = _merge(closure.compose(*left) if len(names) == 1 else closure.divide(), left)
-    parts.sort(key=closure.rank)
+    start = closure.compose(*left) if len(names) == 1 else closure.divide()
+    parts = sorted(_merge(start, left), key=closure.rank)
     for number, name in enumerate(names):
         its_parts = [part for part in parts if part.images >> number & 1]
         plans[name] += [closure.layer(part, its_parts) for part in its_parts]
@@ -796,21 +739,22 @@ def _keep(graph: Graph, budget: int, known: Sequence[list[list[str]]]) -> list[L
     """Return the known layers that an image has, those that most plans have for the first."""
     sizes = dict(zip(graph.paths, graph.nar_sizes))
     left = {*sizes}
-    kept: Any = [it for it in known if len(it) <= budget and sorted(chain(*it)) == sorted(left)]
-    if kept:  # another image may have the same paths and a smaller budget
-        kept = min(kept, key=lambda it: (-len(it), it))
-    else:
-        plans = Counter(tuple(sorted({*layer})) for plan in known for layer in plan)
+    counts = Counter(tuple(sorted({*paths})) for plan in known for paths in plan)
 
-        def rank(layer: tuple) -> tuple:
-            return -sum(map(sizes.__getitem__, layer)), -len(layer), layer
+    def as_layers(plan: Any) -> list[Layer]:
+        return [_layer(_by_size(paths, sizes), sizes, "known") for paths in plan]
 
-        for layer in sorted(filter(left.issuperset, plans), key=rank):
-            if left.issuperset(layer) and len(kept) < budget - (len(left) > len(layer)):
-                kept.append(layer)
-                left.difference_update(layer)
-        kept = [layer for layer, _ in plans.most_common() if layer in kept]
-    return [_layer(_by_size(layer, sizes), sizes, "known") for layer in kept]
+    same = [it for it in known if len(it) <= budget and sorted(chain(*it)) == sorted(left)]
+    if same:  # another image may have the same paths and a smaller budget
+        return as_layers(min(same, key=lambda it: (-len(it), it)))
+    layers = as_layers(paths for paths, _ in counts.most_common() if left.issuperset(paths))
+    kept: list[Layer] = []
+    for layer in sorted(layers, key=lambda it: (-it.size, -len(it.contents), it)):
+        free = budget - len(kept) - (len(left) > len(layer.contents))
+        if free > 0 and left.issuperset(layer.contents):
+            kept.append(layer)
+            left.difference_update(layer.contents)
+    return [layer for layer in layers if layer in kept]
 
 
 # Explaining
@@ -821,9 +765,8 @@ def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
 
     ``{"budget", "unused", "paths", "size", "largestShare", "layers"}``: the budget and how many
     more layers it allows, the number of paths, their bytes, and the part of those (0 to 1) in the
-    largest layer. Each layer is ``{"layer", "size", "name", "reason", "contents", "spares",
-    "neededBy"}``: its number (from 1), ``[path, narSize]`` of its paths, the paths of other layers
-    that refer to one of its own, requested ones first, and what `Layer` says.
+    largest layer. Each layer has what `Layer` says, its number (from 1), `[path, narSize]` of its
+    paths, and in ``"neededBy"`` the paths of others that refer to one of its own, requested first.
     """
     nar_sizes = dict(zip(graph.paths, graph.nar_sizes))
     layer_of = {path: number for number, layer in enumerate(layers) for path in layer.contents}
@@ -847,11 +790,8 @@ def explain(graph: Graph, budget: int, layers: list[Layer]) -> dict:
         "layers": [
             {
                 "layer": number,
-                "size": layer.size,
-                "name": layer.name,
-                "reason": layer.reason,
+                **layer._asdict(),
                 "contents": [[path, nar_sizes[path]] for path in layer.contents],
-                "spares": layer.spares,
                 "neededBy": [graph.paths[user] for user in sorted(some, key=order)],
             }
             for number, (layer, some) in enumerate(zip(layers, users), 1)
@@ -940,14 +880,12 @@ def _run(arguments: argparse.Namespace) -> None:
             explained[name] = explain(graph, budget, plans[name])
         if arguments.explain:
             _say(("" if name == "graph" else f"{name}\n") + format_explanation(explained[name]))
+    alone = [*graphs] == ["graph"]
     if arguments.explain_json:
-        _write(arguments.explain_json, _format_json(explained, indent=1))
+        why = json.dumps(explained["graph"] if alone else explained, indent=1)
+        _write(arguments.explain_json, why)
     result = {name: [{"contents": layer.contents} for layer in plans[name]] for name in plans}
-    _write(arguments.out, _format_json(result, separators=(",", ":")))
-
-
-def _format_json(by_name: dict, **style: Any) -> str:
-    return json.dumps(by_name["graph"] if list(by_name) == ["graph"] else by_name, **style)
+    _write(arguments.out, json.dumps(result["graph"] if alone else result, separators=(",", ":")))
 
 
 def _arguments(words: list[str]) -> argparse.Namespace:
@@ -957,8 +895,8 @@ def _arguments(words: list[str]) -> argparse.Namespace:
 
     def whole_number(text: str) -> int:
         if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
-            got = _cut(text, 60)
-            raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {got!r}")
+            got = repr(_cut(text, 60))
+            raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {got}")
         return int(text)
 
     parser = Parser(
@@ -970,11 +908,13 @@ def _arguments(words: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     flag = partial(parser.add_argument, metavar="FILE")
-    why = "the reference graph, or graphs, that Nix exports (default: in a Nix build, the file with"
-    flag("--graph", help=f"{why} the attributes)")
+    # Nix 2.8 sets the variable in its sandbox to a path that is there only outside of it.
+    exported = filter(os.path.exists, (os.environ.get("NIX_ATTRS_JSON_FILE", ""), ".attrs.json"))
+    flag("--graph", default=next(exported, None),
+         help="the reference graph, or graphs, that Nix exports (default: in a Nix build, the file"
+         " with the attributes)")  # fmt: skip
     flag("--pop", help="a popularity table (default: none)")
-    flag("--known", help="a plan, or an object of plans, whose layers are used where they fit"
-         " (default: none)")  # fmt: skip
+    flag("--known", help="plans, the layers of which are used where they fit (default: none)")
     flag("--out", default="layers.json",
          help="the file for the plan, - for standard output (default: %(default)s)")  # fmt: skip
     flag("--budget", metavar="N", type=whole_number, default=DEFAULT_BUDGET,
@@ -994,17 +934,9 @@ def _arguments(words: list[str]) -> argparse.Namespace:
         names = [f"--{name.replace('_', '-')}" for name in vars(arguments)]
         meant = "".join(f" (did you mean {name}?)" for name in get_close_matches(given, names, 1))
         raise GraphError(f"there is no argument {_cut(given, 60)}{meant}")
-    arguments.graph = arguments.graph or _attributes_file()
+    if not arguments.graph:
+        raise GraphError("no reference graph: pass --graph FILE, which Nix wrote (see --help)")
     return arguments
-
-
-def _attributes_file() -> str:
-    """Return the name of the file in which Nix describes the build that this is run by."""
-    # Nix 2.8 sets the variable in its sandbox to a path that is there only outside of it.
-    for name in os.environ.get("NIX_ATTRS_JSON_FILE", ""), ".attrs.json":
-        if os.path.exists(name):
-            return name
-    raise GraphError("no reference graph: pass --graph FILE, which Nix wrote (see --help)")
 
 
 def _say(text: str) -> None:

@@ -82,7 +82,7 @@ def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[
             if not layer & held and len(parts) < budget:
                 parts.append(Part(layer, share(layer, support[layer]), False))
                 held |= layer
-        edges = sorted(set(below).union(*(part.paths for part in parts if len(part.paths) == 1)))
+        edges = sorted(held.union(below))
 
         def dominators(path: str) -> set[str]:
             return {p for p in size if path not in reachable(reduced, edges, without=p)}

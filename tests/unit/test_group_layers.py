@@ -69,8 +69,7 @@ def test_store_name_is_what_follows_the_hash(path, name):
 
 def test_examples_in_the_docstrings_are_true():
     found = doctest.testmod(group_layers)
-    assert found.attempted >= 5
-    assert found.failed == 0
+    assert (found.attempted, found.failed) == (1, 0)
 
 
 class TestDominatorTree:
@@ -158,6 +157,19 @@ class TestDominatorTree:
 class TestNixery:
     """The decisions of the original."""
 
+    def test_the_example_of_its_explanation(self):
+        """Sizes are megabytes; E is popular, G is large."""
+        references = {"A": "E", "B": "E", "C": "DE", "D": "FG", "E": "", "F": "", "G": ""}
+        closures = {"A": 2, "B": 2, "C": 154, "D": 152, "E": 1, "F": 1, "G": 150}
+        sizes = {path: (10**6, size * 10**6) for path, size in closures.items()}
+        graph = read_graph(document(references, "ABCD", **sizes))
+        counts = {"E": 1000, "G": 20, "D": 2}
+        for expected in ["ABCDEFG"], ["ABCDEF", "G"], ["ABCDF", "E", "G"], ["ABC", "DF", "E", "G"]:
+            layers = group(graph, len(expected), popularity=counts, strategy="nixery")
+            assert ["".join(layer.contents) for layer in layers] == expected
+        layers = group(graph, 10, popularity=counts, strategy="nixery")
+        assert ["".join(layer.contents) for layer in layers] == ["A", "B", "C", "DF", "E", "G"]
+
     def test_what_one_path_alone_needs_is_with_it(self):
         assert plan_of({"a": "bc", "b": "d", "c": "d", "d": ""}, "a") == ["abcd"]
 
@@ -175,7 +187,7 @@ class TestNixery:
         text = text.replace('"c"', f'"{STORE}0Xbc-libc-1"').replace('"d"', '"libd-1"')
         graph = read_graph(json.loads(text))
         counts = {"libb-1": 1000, "libc-1": 1000, f"{STORE}0Xbc-libc-1": 999, "libd-1": 1000}
-        layers = group(graph, 94, counts, "nixery")
+        layers = group(graph, popularity=counts, strategy="nixery")
         assert [layer.reason for layer in layers] == ["requested", "popular", "popular"]
         assert [layer.name for layer in layers] == ["a", f"{STORE}0abc-libb-1", "libd-1"]
 
@@ -185,7 +197,7 @@ class TestNixery:
         sizes = {"x": (1, 11), "y": (4, 8), "z": (4, 4)}
         assert plan_of(references, "xy", **sizes) == ["x", "yz"]
         graph = read_graph(document(references, "xy", **sizes))
-        layers = group(graph, 94, {"x": 2}, "nixery")
+        layers = group(graph, popularity={"x": 2}, strategy="nixery")
         assert [layer.name for layer in layers] == ["y", "x"]
 
     def test_the_lowest_are_merged_once_and_come_first(self):
@@ -257,7 +269,7 @@ class TestReuse:
 
     @staticmethod
     def layers(content: dict, budget: int, popularity: dict | None = None) -> list:
-        return group(read_graph(content), budget, popularity, "reuse")
+        return group(read_graph(content), budget, popularity=popularity)
 
     def test_a_path_that_costs_more_than_a_layer_is_alone_where_the_budget_allows(self):
         content = modelled_closure(1, 90)
@@ -383,12 +395,15 @@ def with_roots(roots: object) -> str:
     return json.dumps({**GOOD, "exportReferencesGraph": {"graph": roots}})
 
 
+SIZES = {-1: "-1", 1.5: "1.5", "9": '"9"', True: "true", 2**64: "18446744073709551616"}
+ROOTS = 'field "exportReferencesGraph": field "graph":'
+
 BAD_GRAPHS = {
     "empty file": ("", "not JSON: Expecting value: line 1 column 1"),
-    "not JSON": ("{'graph'}", "not JSON: .*line 1 column 2"),
+    "not JSON": ("{'graph'}", "not JSON: Expecting property name"),
     "cut short": (json.dumps(GOOD)[:-1], "not JSON"),
     "something after it": (json.dumps(GOOD) + "]", "not JSON: Extra data"),
-    "byte order mark": ("\ufeff" + json.dumps(GOOD), "not JSON: .*BOM"),
+    "byte order mark": ("\ufeff" + json.dumps(GOOD), "not JSON: Unexpected UTF-8 BOM"),
     "not UTF-8": (b'{"graph": "\xff"}', "not UTF-8, at byte 11"),
     "not an object": ("[1, 2]", "expected an object, got a list"),
     "null": ("null", "expected an object, got null"),
@@ -396,92 +411,53 @@ BAD_GRAPHS = {
     "nested in a field": (changed(references=[]).replace("[]", "[" * 10**5), "nested too deeply"),
     "NaN": (changed(narSize=float("nan")), "not JSON: NaN"),
     "Infinity": (changed(closureSize=float("inf")), "not JSON: Infinity"),
-    "no graph": (json.dumps({"exportReferencesGraph": {"graph": ["a"]}}), 'field "graph": missing'),
-    "ill-typed graph": (
-        json.dumps({**GOOD, "graph": {}}),
-        'field "graph": expected a list with elements, got an object',
-    ),
-    "empty graph": (
-        json.dumps({**GOOD, "graph": []}),
-        'field "graph": expected .*, got an empty list',
-    ),
-    "no roots": (with_roots([]), 'field "exportReferencesGraph": field "graph": expected .* list'),
-    "roots missing": (
-        json.dumps({"graph": GOOD["graph"]}),
-        'field "exportReferencesGraph": missing',
-    ),
-    "ill-typed roots": (
-        with_roots("a"),
-        'field "graph": expected a list with elements, got "a"',
-    ),
-    "ill-typed root": (
-        with_roots(["a", 7]),
-        '"exportReferencesGraph": field "graph": expected a store path, got 7',
-    ),
-    "root not there": (
-        with_roots(["a", "z"]),
-        '"exportReferencesGraph": field "graph": "z" is not in the graph',
-    ),
+    "no graph": (json.dumps({"exportReferencesGraph": {}}), 'field "graph": missing'),
+    "ill-typed graph": (json.dumps({**GOOD, "graph": {}}), 'field "graph": expected a list with'),
+    "empty graph": (json.dumps({**GOOD, "graph": []}), "elements, got an empty list"),
+    "no roots": (with_roots([]), f"{ROOTS} expected a list with elements, got an empty list"),
+    "roots missing": (json.dumps({"graph": GOOD["graph"]}), '"exportReferencesGraph": missing'),
+    "ill-typed roots": (with_roots("a"), f'{ROOTS} expected a list with elements, got "a"'),
+    "ill-typed root": (with_roots(["a", 7]), f"{ROOTS} expected a store path, got 7"),
+    "root not there": (with_roots(["a", "z"]), f'{ROOTS} "z" is not in the graph'),
     "root only referred to elsewhere": (
         json.dumps({**json.loads(with_roots(["q"])), "also": document({"q": ""}, "q")["graph"]}),
-        '"exportReferencesGraph": field "graph": "q" is not in the graph',
+        f'{ROOTS} "q" is not in the graph',
     ),
-    "entry not an object": (
-        json.dumps({**GOOD, "graph": ["a"]}),
-        'entry 1: expected an object, got "a"',
-    ),
+    "entry ill-typed": (json.dumps({**GOOD, "graph": ["a"]}), "entry 1: expected an object, got"),
     "path missing": (changed(path=...), 'entry 2: field "path": missing'),
     "path ill-typed": (changed(path=["b"]), 'field "path": expected a store path, got a list'),
     "path empty": (changed(path=""), 'entry 2: field "path": expected a store path, got ""'),
-    "half a surrogate pair": (
-        changed(path="b\ud800"),
-        r'field "path": expected a store path, got "b\\ud800',
-    ),
-    "size missing": (changed(narSize=...), r'entry 2: field "narSize": missing \("b"\)'),
-    "closure size missing": (changed(closureSize=...), 'entry 2: field "closureSize": missing'),
-    "negative size": (
-        changed(narSize=-1),
-        'entry 2: field "narSize": expected a whole number below 2.64, got -1',
-    ),
-    "fractional size": (changed(narSize=1.5), "expected a whole number below 2.64, got 1.5"),
-    "size a string": (
-        changed(closureSize="9"),
-        'field "closureSize": expected a whole number below 2.64, got "9"',
-    ),
-    "size a truth value": (changed(narSize=True), "expected a whole number below 2.64, got true"),
-    "size over 64 bits": (
-        changed(narSize=2**64),
-        "expected a whole number below 2.64, got 18446744073709551616",
-    ),
-    "size with a thousand digits": (changed(narSize=10**1000), "below 2.64, got 10000"),
-    "size with an exponent": (
-        changed(narSize=0).replace(" 0", " 1e999"),
-        "below 2.64, got Inf",
-    ),
-    "references missing": (changed(references=...), 'entry 2: field "references": missing'),
+    "half a surrogate pair": (changed(path="b\ud800"), 'a store path, got "b\\ud800"'),
+    "size missing": (changed(narSize=...), 'entry 2 ("b"): field "narSize": missing'),
+    "closure size missing": (changed(closureSize=...), 'entry 2 ("b"): field "closureSize": missi'),
+    **{
+        f"size {shown}": (
+            changed(narSize=size),
+            f'entry 2 ("b"): field "narSize": expected a whole number below 2^64, got {shown}',
+        )
+        for size, shown in SIZES.items()
+    },
+    "closure size ill-typed": (changed(closureSize="9"), 'field "closureSize": expected a whole'),
+    "size with a thousand digits": (changed(narSize=10**1000), "below 2^64, got 10000"),
+    "size with an exponent": (changed(narSize=0).replace(" 0", " 1e999"), "2^64, got Infinity"),
+    "references missing": (changed(references=...), 'entry 2 ("b"): field "references": missing'),
     "references ill-typed": (changed(references="a"), '"references": expected a list, got "a"'),
     "references an object": (changed(references={"a": 1}), "expected a list, got an object"),
     "reference ill-typed": (changed(references=["a", None]), "expected a store path, got null"),
     "reference a list": (changed(references=[["a"]]), "expected a store path, got a list"),
-    "reference half a pair": (changed(references=["\udfff"]), r'store path, got "\\udfff"'),
+    "reference half a pair": (changed(references=["\udfff"]), 'store path, got "\\udfff"'),
     "reference not there": (
         changed(references=["a", "z"]),
-        'entry 2: field "references": "z" is not',
+        'entry 2 ("b"): field "references": "z" is not in the graph',
     ),
-    "path twice, other size": (
-        again(narSize=11),
-        r'entry 3: field "path": given before, with other data \("a"\)',
-    ),
-    "path twice, other references": (
-        again(references=["a"]),
-        r'entry 3: field "path": given before, with other data \("a"\)',
-    ),
+    "path twice, other size": (again(narSize=11), 'entry 3 ("a"): field "path": given before, wit'),
+    "path twice, other references": (again(references=[]), "given before, with other data"),
     "field twice": (
         changed().replace('"path": "b"', '"path": "b", "path": "a"'),
         'field "path": given twice in one object',
     ),
     "graph twice": (json.dumps(GOOD)[:-1] + ', "graph": []}', 'field "graph": given twice'),
-    "line breaks in what is shown": (again(path="b\nc", narSize=-1), r'got -1 \("b\\nc"\)'),
+    "line breaks in what is shown": (again(path="b\nc", narSize=-1), 'entry 3 ("b\\nc"): field'),
 }
 
 
@@ -504,9 +480,8 @@ class TestBadInput:
         graph, out = tmp_path / "bad.json", tmp_path / "layers.json"
         graph.write_bytes(content if isinstance(content, bytes) else content.encode())
         out.write_text("as it was")
-        self.refused(
-            run("--graph", graph, "--out", out), f"^group-layers: {graph}: .*{message}", tmp_path
-        )
+        done = run("--graph", graph, "--out", out)
+        self.refused(done, f"^group-layers: {graph}: .*{re.escape(message)}", tmp_path)
         assert out.read_text() == "as it was"
 
     @pytest.mark.parametrize(

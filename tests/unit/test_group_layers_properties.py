@@ -158,7 +158,7 @@ def plannable(draw):
 
 
 def plan(document: dict, budget: int, popularity: dict | None, strategy: str) -> list[list[str]]:
-    layers = group(read_graph(document), budget, popularity, strategy)
+    layers = group(read_graph(document), budget, popularity=popularity, strategy=strategy)
     return [layer.contents for layer in layers]
 
 
@@ -185,7 +185,7 @@ def test_nixery_decides_as_the_original_on_a_genuine_closure(budget, count):
 def test_each_path_is_in_one_layer_and_the_budget_is_kept(case, budget):
     document, popularity, strategy = case
     graph = read_graph(document)
-    layers = group(graph, budget, popularity, strategy)
+    layers = group(graph, budget, popularity=popularity, strategy=strategy)
     sizes = {entry["path"]: entry["narSize"] for entry in document["graph"]}
     assert 1 <= len(layers) <= budget
     assert sorted(path for layer in layers for path in layer.contents) == sorted(sizes)
@@ -205,7 +205,8 @@ def test_the_order_of_what_is_listed_means_nothing(case, budget, chance):
     for one in (*lists, shuffled["graph"], shuffled["exportReferencesGraph"]["graph"]):
         chance.shuffle(one)
     first, second = (
-        group(read_graph(d), budget, popularity, strategy) for d in (document, shuffled)
+        group(read_graph(d), budget, popularity=popularity, strategy=strategy)
+        for d in (document, shuffled)
     )
     assert first == second
 

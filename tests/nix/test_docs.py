@@ -133,7 +133,7 @@ def test_commands_work_as_they_stand(
                 script = running(replace(block.text), clone, environment)
                 status, log = servers.enter_context(script)
                 assert status == 0, f"{page.path.name}:{block.line}\n{block.text}\n{log}"
-            elif block.text.startswith("{\n  pkgs ? import <nixpkgs>"):
+            elif block.text.startswith(("let\n", "{\n  pkgs ? import <nixpkgs>")):
                 run("nix-instantiate", "-E", replace(block.text), cwd=clone, env=environment)
 
 

@@ -1,9 +1,9 @@
 """Read the project's Markdown pages as a reader does who pastes their commands one by one.
 
 A page is read in the root of a clone of the project, which is the reader's alone. A fenced block
-of `nix` whose first line names a file in a comment (`# hello.nix`) becomes that file; a function of
-`pkgs` is evaluated; a block of `sh` is run. Right before a block that needs what tests do not have
-stands a comment with the reason, `<!-- not run: needs a cluster -->`.
+of `nix` whose first line names a file in a comment (`# hello.nix`) becomes that file; an image or
+a function that returns one is evaluated; a block of `sh` is run. Right before a block that needs
+what tests do not have stands a comment with the reason, `<!-- not run: needs a cluster -->`.
 """
 
 from __future__ import annotations

@@ -587,6 +587,15 @@ PLACES: dict[str, tuple[list[tuple[str, ...]], dict[str, str | None]]] = {
         [("usr/bin/", "usr/bin/x", "bin -> usr/bin"), ("bin/.wh.x",)],
         {"usr/bin/x": None, "bin": "usr/bin"},
     ),
+    "what is in store paths, unless a link leads there": (
+        [("l -> /nix/store/2-b", "nix/store/1-a/x", "nix/store/2-b/x")],
+        {
+            "nix/store/1-a": "folder",
+            "nix/store/1-a/x": None,
+            "nix/store/2-b": "folder",
+            "nix/store/2-b/x": "file",
+        },
+    ),
     "a file through a circle of links": ([("a -> b", "b -> a"), ("a/x",)], {"a/x": "file"}),
 }
 

@@ -44,7 +44,7 @@ PROGRAM = PROJECT / "build-image" / "programs" / "nixery_build_image.py"
 # From the specification: an image's name, and what comes after it.
 NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
 TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}"
-ROUTE = re.compile(rf"/v2/({NAME})/(manifests|blobs|tags)/({TAG}|sha256:[0-9a-f]{{64}})")
+ROUTE = re.compile(rf"/v2/({NAME})/(manifests|blobs|tags|referrers)/({TAG}|sha256:[0-9a-f]{{64}})")
 NAME_LENGTH = 255  # what clients are known to cope with, host and all
 
 # "bytes=0-9,20-,-5": from which byte to which, from which on, how many at the end
@@ -103,11 +103,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_blob(reference)
         elif kind == "manifests":
             self.send_manifest(name, reference)
-        elif reference == "list":
+        elif kind == "tags" and reference == "list":
             tags = [tag for tag in self.images.source.tags if re.fullmatch(TAG, tag)]
             self.send(200, json.dumps({"name": name, "tags": tags}).encode(), "application/json")
         else:
-            raise Refusal(404, "UNSUPPORTED", "the only request about tags is tags/list")
+            # Of referrers, the specification has this status say that there is no such API.
+            raise Refusal(404, "UNSUPPORTED", f"there is no such request about {kind}")
 
     def is_gone(self) -> bool:
         """Return whether the client has hung up."""

@@ -256,6 +256,7 @@ def test_what_is_not_there(registry: Registry) -> None:
     assert registry.error(f"/v2/{'a' * 256}/manifests/latest")[:2] == (400, "NAME_INVALID")
     assert registry.error("/v2/hello/manifests/sha256:0")[0] == 400
     assert registry.error("/v2/hello/tags/latest")[0] == 404
+    assert registry.error(f"/v2/hello/referrers/{digest}")[0] == 404
 
 
 def test_tag_that_is_not_allowed(registry: Registry) -> None:

@@ -303,7 +303,10 @@ def open_archive(
             file, "r:", tarinfo=CheckedHeader, errors="surrogateescape"
         )
     except tarfile.TarError:
-        raise FormatError("it is not a tar file") from None
+        with open(file, "rb") as stream:
+            is_script = stream.read(2) == b"#!"
+        hint = ", but a script: pass what it writes" if is_script else ""
+        raise FormatError(f"it is not a tar file{hint}") from None
     members = _Members(archive, folder)
     names = members.members
     if "index.json" in names and "oci-layout" in names:

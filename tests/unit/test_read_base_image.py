@@ -318,6 +318,13 @@ def test_archive_of_another_kind_is_one_line(tmp_path: Path) -> None:
     assert re.match(f"error: fromImage {tmp_path}/archive ", done.stderr.splitlines()[-1])
 
 
+def test_script_that_writes_an_image_is_none(tmp_path: Path) -> None:
+    (tmp_path / "stream").write_text("#!/bin/sh\n" + "exit\n" * 200)
+    assert "it is not a tar file, but a script: pass what it writes\n" in (
+        read(tmp_path / "stream").stderr
+    )
+
+
 def test_file_that_is_no_archive_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "archive").write_bytes(b"FROM debian\n" * 100)
     done = read(tmp_path / "archive")

@@ -258,8 +258,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--host", default="localhost")
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--host", default="localhost", help="the address to listen at (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s)")
     parser.add_argument(
         "--source", default="nixpkgs", help="nixpkgs, path:/a/package/set, or git:ADDRESS"
     )
@@ -271,7 +271,13 @@ def main() -> None:
         metavar="PATTERN",
         help="allow tags such as nixos-25.05 or 'nixos-*' in addition to latest; can be repeated",
     )
-    parser.add_argument("--state", type=Path, default=state / "nixery-registry", metavar="FOLDER")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        default=state / "nixery-registry",
+        metavar="FOLDER",
+        help="has a link for each image, which keeps it (default: %(default)s)",
+    )
     parser.add_argument("options", nargs="*", help="for nixery-build-image: -- --timeout 600")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)

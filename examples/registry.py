@@ -258,7 +258,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--host", default="localhost", help="the address to listen at (default: %(default)s)")
+    parser.add_argument(
+        "--host", default="localhost", help="where to listen (default: %(default)s)"
+    )
     parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s)")
     parser.add_argument(
         "--source", default="nixpkgs", help="nixpkgs, path:/a/package/set, or git:ADDRESS"

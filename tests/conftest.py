@@ -22,11 +22,12 @@ hypothesis.settings.load_profile("tests")
 
 @pytest.fixture(scope="session", autouse=True)
 def environment() -> Iterator[None]:
-    """Nix asks no cache, whatever the machine's nix.conf says, and Python writes nothing."""
+    """Nix asks no cache and uses all cores, whatever nix.conf says, and Python writes nothing."""
     with pytest.MonkeyPatch.context() as patch:
         # Programs that run from the store as root would put their bytecode into it.
         patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-        patch.setenv("NIX_CONFIG", os.environ.get("NIX_CONFIG", "") + "\nsubstituters =")
+        given = os.environ.get("NIX_CONFIG", "")
+        patch.setenv("NIX_CONFIG", f"{given}\nsubstituters =\nmax-jobs = auto")
         patch.delenv("NIX_PATH", raising=False)
         yield
 

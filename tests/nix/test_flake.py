@@ -70,7 +70,7 @@ def use(nix: Nix, checkout: Path, tmp_path: Path) -> Callable[..., str]:
 
 
 def test_every_output_can_be_shown_and_checked_with_a_set_that_has_no_developers_tools(
-    nix, checkout
+    nix, checkout, tmp_path
 ):
     shown = json.loads(flake("flake", "show", "--json", f"path:{checkout}", *inputs(nix)))
     programs = {"default", "group-layers", "nixery-build-image"}
@@ -78,7 +78,13 @@ def test_every_output_can_be_shown_and_checked_with_a_set_that_has_no_developers
     overlay = {"type": "nixpkgs-overlay"}
     assert shown["overlays"] == {"default": overlay, "dockerTools": overlay}
     assert set(shown["templates"]) == {"default"}
-    flake("flake", "check", f"path:{checkout}", *inputs(nix))
+    # That all unit tests pass is known without it: with some of them, it takes 10 s instead of 50.
+    few = tmp_path / "few-tests"
+    shutil.copytree(checkout, few)
+    for file in (few / "tests" / "unit").iterdir():
+        if file.name not in ("test_builders.py", "test_group_fleet.py"):
+            file.unlink()
+    flake("flake", "check", f"path:{few}", *inputs(nix))
 
 
 def test_functions_are_those_of_the_default_nix(nix, checkout):
@@ -148,8 +154,9 @@ def test_the_example_of_a_fleet(nix, checkout, tmp_path, short_folder):
     names = ["api", "mailer", "nightly", "search", "worker"]
     attributes = [fleet + name for name in names]
     images = dict(zip(names, map(Image, build(*attributes, *given))))
-    for name, image in images.items():
-        done = podman(short_folder, "run", *PODMAN_RUN, "--quiet", image.location)
+    for name in "worker", "mailer":  # in Python and in Perl
+        location = images[name].location
+        done = podman(short_folder, "run", *PODMAN_RUN, "--quiet", location)
         assert done.stdout == f"{name}, revision dirty\n"
     assert set(images["worker"].digests) & set(images["nightly"].digests)
     (lock,) = build(f"{fleet}lock", *given)

@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from chunks import CHUNK, read_chunks
 from oci import INDEX_TYPE, blob_path
@@ -71,17 +71,14 @@ def hash_file(file: str) -> str:
     return "sha256:" + sha256.hexdigest()
 
 
-class Image:
-    """An image: its manifest, its configuration, and the files that hold its layers.
+class Image(NamedTuple):
+    """An image, and the files that hold its layers."""
 
-    `digest` is that of the manifest, "" if it has none; `id` that of the configuration.
-    """
-
-    def __init__(
-        self, manifest: dict, config: Any, digest: str, id: str, find_blob: Callable
-    ) -> None:
-        self.manifest, self.config, self.digest, self.id = manifest, config, digest, id
-        self.find_blob: Callable[[object], str] = find_blob
+    manifest: dict
+    config: Any
+    digest: str  # of the manifest, "" if there is none
+    id: str  # the digest of the configuration
+    find_blob: Callable[[Any], str]  # the file of a descriptor's blob
 
 
 class Layout:
@@ -199,43 +196,38 @@ def rank(architecture: str, of_image: str, of_machine: str) -> float | None:
     return distance if distance > 0 else None
 
 
-class DockerArchive:
-    """An archive that `docker save` wrote, or others in its form: manifest.json names the files."""
+def read_docker_archive(find: Find) -> Image:
+    """Return the one image of an archive of `docker save`: manifest.json names the files."""
 
-    def __init__(self, find: Find) -> None:
-        self.find = find
-        self.files: dict[str, str] = {}  # of layers, by digest
-
-    def find_file(self, name: str) -> str:
-        file = self.find(place_of(name))
+    def find_file(name: str) -> str:
+        file = find(place_of(name))
         if file is None:
             raise ImageError(f"{name} is missing")
         return file
 
-    def find_image(self) -> Image:
-        """Return the one image."""
-        images = read_document(self.find_file("manifest.json"), "manifest.json")
-        if not isinstance(images, list) or not images:
-            raise ImageError("its manifest.json is not a list of images")
-        if len(images) > 1:
-            raise ImageError(f"it holds {len(images)} images: save one")
-        (image,) = images
-        config_file = self.find_file(field(image, "Config", str))
-        descriptors = []
-        for name in field(image, "Layers", list, []):
-            if not isinstance(name, str):
-                raise ImageError("Layers is not a list of strings")
-            file = self.find_file(name)
-            digest = hash_file(file)
-            self.files[digest] = file
-            descriptors.append({"digest": digest, "size": os.path.getsize(file)})
-        return Image(
-            {"layers": descriptors},
-            read_document(config_file, image["Config"]),
-            "",
-            hash_file(config_file),
-            lambda descriptor: self.files[descriptor["digest"]],
-        )
+    images = read_document(find_file("manifest.json"), "manifest.json")
+    if not isinstance(images, list) or not images:
+        raise ImageError("its manifest.json is not a list of images")
+    if len(images) > 1:
+        raise ImageError(f"it holds {len(images)} images: save one")
+    (image,) = images
+    config_file = find_file(field(image, "Config", str))
+    files = {}  # of layers, by digest
+    descriptors = []
+    for name in field(image, "Layers", list, []):
+        if not isinstance(name, str):
+            raise ImageError("Layers is not a list of strings")
+        file = find_file(name)
+        digest = hash_file(file)
+        files[digest] = file
+        descriptors.append({"digest": digest, "size": os.path.getsize(file)})
+    return Image(
+        {"layers": descriptors},
+        read_document(config_file, image["Config"]),
+        "",
+        hash_file(config_file),
+        lambda descriptor: files[descriptor["digest"]],
+    )
 
 
 class _Members:
@@ -313,7 +305,7 @@ def open_archive(
         # docker's newer archives are also layouts.
         return Layout(members.find).find_image(architecture, variant)
     if "manifest.json" in names:
-        return DockerArchive(members.find).find_image()
+        return read_docker_archive(members.find)
     if "repositories" in names:
         raise FormatError("docker before 1.10 wrote it: load it with docker and save it again")
     if not names:

@@ -1,4 +1,4 @@
-"""Images upon a base image that others made."""
+"""Images on top of a base image that others made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images upon layers of others: what lies below keeps its modes, owners and links.
+"""Images on top of layers of others: what lies below keeps its modes, owners and links.
 
 Each case is built, unpacked by umoci, and compared with what a container would find.
 """

@@ -4,7 +4,7 @@
   # Folder of the small package set (tests/packages/fetch)
   set,
   # "application": 96 store paths, of git, python3, nginx and forty small packages; "service": 306,
-  # with more of them; "files": 100 small packages alone
+  # with more of them; "files": 100 small packages alone; "smallest": one's own programs alone
   size,
   # Which packages to have: { bytes = revision; }, both strings. Another revision is another path.
   revisions ? { },
@@ -64,6 +64,7 @@ let
     application = programs ++ fifths 8;
     service = programs ++ fifths 50;
     files = fifths 20;
+    smallest = [ ];
   };
   contents = changing ++ chosen.${size};
 in
@@ -95,6 +96,11 @@ in
     pkgs.pigz
     pkgs.bash
     pkgs.coreutils
+    pkgs.diffutils
+    pkgs.findutils
+    pkgs.gawk
+    pkgs.gnugrep
+    pkgs.gnused
     pkgs.libdeflate
     pkgs.zstd
     pkgs.python3

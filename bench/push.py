@@ -62,7 +62,7 @@ PROGRAMS = {
 }
 
 # Images of images.nix
-SERVICE, SMALL = "service", "application"
+SERVICE, SMALL, SMALLEST = "service", "application", "smallest"
 
 # What a machine with an empty store does
 TOLD = "pushes what another has built, knowing its store path"
@@ -143,6 +143,12 @@ class Bench:
         paths = [path for command in known for path in run(command).output.split()]
         paths += [os.path.realpath(shutil.which(name) or name) for name in ("docker", "ssh")]
         run([*NIX, "copy", "--no-check-sigs", "--to", self.home.folder, *paths])
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Have what each program needs for any image: its tools, and what it builds for itself."""
+        for attribute in "tools", *(PROGRAMS[program] for program in self.programs):
+            self.home.run(*self.build(attribute, SMALLEST))
 
     def build(self, attribute: str, size: str = SMALL, **more: str | bool) -> Command:
         """Return the command that builds an attribute of images.nix."""
@@ -157,6 +163,7 @@ class Bench:
         new = self.builder.new()
         if package == LIBRARY:
             self.builder.packages = change_package(self.packages, LIBRARY, self.folder, new)
+            self.prepare()
         elif package in CHANGING:
             self.revisions[package] = new
         paths = self.home.output(*self.build("contents", size))

@@ -74,14 +74,16 @@ def draw(
                 axis.plot(*zip(*line), label=name, **style)
             axis.set_title(panel.title, fontsize=11)
             axis.set_xlabel(x_label)
-            axis.set_ylabel(panel.y_label or y_label)
             axis.set_yscale("log")
-            axis.set_ylim(bottom=min(1, axis.get_ylim()[0]))
             if logarithmic:
                 axis.set_xscale("log")
             else:
                 axis.set_xticks(sorted({x for line in panel.lines.values() for x, _ in line}))
                 axis.tick_params(axis="x", labelsize=8)
+        for panel, axis in zip(panels, axes[0]):
+            if panel.y_label or axis is axes[0][0]:
+                axis.set_ylabel(panel.y_label or y_label)
+            axis.set_ylim(bottom=min(1, axis.get_ylim()[0]))
             for logarithmic_axis in (axis.yaxis, *([axis.xaxis] if logarithmic else ())):
                 low, high = logarithmic_axis.get_view_interval()
                 subs = (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 5)
@@ -90,7 +92,7 @@ def draw(
                 logarithmic_axis.set_minor_formatter(NullFormatter())
         figure.suptitle(title, fontsize=13, fontweight="bold")
         # In the order in which the lines end, the uppermost first
-        ends = {line.get_label(): line for line in axes[0][-1].get_lines()}
+        ends = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
         order = sorted(ends.values(), key=lambda line: -line.get_ydata()[-1])
         figure.legend(handles=order, loc="outside right center")
         stream = io.StringIO()

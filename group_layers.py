@@ -475,13 +475,13 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
 # are taken first, as long as they have no path in common, up to the budget. What is left is divided
 # by the bytes that it needs, as a power of 2. An image is one more path, which may use the whole
 # budget; there, each subtree of the dominator tree, below what has a part, is divided by itself.
-# The parts of a fleet are its large paths, and the others together that are in the same images and
-# need as many bytes.
+# The parts of a fleet are what was asked for, its large paths, and the others together that are in
+# the same images and need as many bytes.
 #
 # Some hosts keep only the layers below the first that differs. So layers are in the order of their
 # bytes divided by the chance that they differ: in another image, which is the less likely the more
-# paths need all of a layer, or after an update. What was asked for is on top.
-# bench/results.md has the figures, also with half and twice each of the three constants.
+# paths need all of a layer, or after an update. What was asked for is on top, in a fleet above what
+# as many images have. bench/results.md has the figures, also with half and twice each constant.
 
 # What a layer costs, in bytes of store paths that a host pulls in the same time. By client, it is
 # 0.5 to 1.8 MB in CPU time, and more by the clock (bench/pull.md). A smaller value keeps more of
@@ -660,11 +660,12 @@ class _Closure:
     def divide(self) -> list[_Part]:
         """Return the parts of a fleet."""
         large = sum(self.sizes) // MOST_PATHS
+        asked = {*self.tops((1 << len(self.references)) - 1)}
         alike: dict[tuple, int] = {}
         for path, (images, size, level) in enumerate(zip(self.images, self.sizes, self.levels)):
-            key = images, ~path if size > large else level
+            key = images, path in asked, ~path if size > large or path in asked else level
             alike[key] = alike.get(key, 0) | 1 << path
-        return [self.part(paths, images) for (images, _), paths in alike.items() if images]
+        return [self.part(it, users, 0, top) for (users, top, _), it in alike.items() if users]
 
     def compose(self, budget: int) -> list[_Part]:
         """Return the parts of an image, from the plans of all its paths."""
@@ -690,10 +691,9 @@ class _Closure:
             if layer & left == layer and len(parts) < budget:
                 parts.append(self.part(layer, 1, shared[layer]))
                 left ^= layer
-        heads: dict[int, int] = {}
-        if len(self.plans) == len(self.references):  # for an image
-            placed = _selected(range(len(self.plans)), paths & ~left)
-            heads = _find_heads(self.references, {*below, *placed})
+        is_image = len(self.plans) == len(self.references)
+        placed = _selected(range(len(self.plans)), paths & ~left)
+        heads = _find_heads(self.references, {*below, *placed}) if is_image else {}
         alike: dict[tuple, int] = {}
         for path in _selected(range(len(self.paths)), left):
             key = heads.get(path), self.levels[path]

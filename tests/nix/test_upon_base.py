@@ -180,6 +180,16 @@ CASES = {
         {"a": "b", "b": "/c", "c": "0700 1:1", "c/x": "store", "d/e": "../../a", "c/y": "store"},
         (("c/ 0700 1:1", "b -> /c", "a -> b", "d/", "d/e -> ../../a"),),
     ),
+    "a link to a folder in a folder": Case(
+        contents("l/x"),
+        {"l": "/a/b", "a": "0711 3:4", "a/b": "0700 5:6", "a/b/x": "store"},
+        (("a/ 0711 3:4", "a/b/ 0700 5:6", "l -> /a/b"),),
+    ),
+    "two files at one place through a link that leads nowhere yet": Case(
+        contents("a/x", "d/b"),
+        {"a": "d/b", "d/b": "0755 0:0", "d/b/x": "store"},
+        (("a -> d/b",),),
+    ),
     "a link out of the image": Case(
         contents("up/x", "etc/x"),
         {"up": "../../../../in", "in/x": "store", "etc": "/host/etc", "host/etc/x": "store"},

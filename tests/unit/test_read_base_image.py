@@ -523,6 +523,14 @@ def test_base_without_layers_is_one(layout: Layout) -> None:
     assert described(layout.folder, "description") == []
 
 
+def test_nix_database_is_kept_with_what_is_not_yet_in_it(layout: Layout) -> None:
+    database = "nix/var/nix/db/db.sqlite"
+    layout.write_image(make_tar(database, f"{database}-wal"))
+    described(layout.folder, "image")
+    found = set(os.listdir(layout.folder.parent / "build" / "out"))
+    assert found == {"blobs", "db.sqlite", "db.sqlite-wal"}
+
+
 def test_hard_link_is_what_it_leads_to(layout: Layout) -> None:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as archive:

@@ -128,6 +128,7 @@ class OwnStore:
         """The environment in which Nix uses this store and its own folder for builds."""
         # Two Nixes that build as the same users end each other's builds.
         settings = f"{os.environ.get('NIX_CONFIG', '')}\nsubstituters =\nbuild-users-group ="
+        settings += "\nmax-jobs = 1"  # as by default: several builds meet more collections
         folder = {"TMPDIR": str(self.folder / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
         return {**os.environ, **folder, "NIX_CONFIG": settings}
 

@@ -18,12 +18,8 @@ import os
 from datetime import datetime, timezone
 
 from attributes import encode_json, read_attributes, read_json, write_json
+from layer import LayerDescription
 from oci import CONFIG_TYPE, MANIFEST_TYPE, digest_of
-
-TYPE_CHECKING = False  # as typing has it, which is slow to import
-if TYPE_CHECKING:
-    from layer import LayerDescription
-
 
 # The default of `created`, which stands for no time
 NO_TIME = 1

@@ -31,13 +31,10 @@ from typing import Any
 from attributes import fail, read_attributes, write_json
 from chunks import read_chunks
 from image_tree import OPAQUE, Entry, ImageTree
+from layer import LayerDescription
 from oci import LAYER_TYPE, WHITEOUT, blob_path
 from open_image import FormatError, Image, field, open_archive, open_folder
 from read_layer import ImageError, decompress, find_compressor, read_layer
-
-TYPE_CHECKING = False  # as typing has it, which is slow to import
-if TYPE_CHECKING:
-    from layer import LayerDescription
 
 # By the program that decompresses a layer: ending of the media type. Docker has other names for
 # the same types, and images can be found whose names are wrong.

@@ -9,13 +9,10 @@ as docker and podman write them.
 from __future__ import annotations
 
 import os
+from typing import BinaryIO
 
 from chunks import read_chunks
 from image_tree import Entry
-
-TYPE_CHECKING = False  # as typing has it, which is slow to import
-if TYPE_CHECKING:
-    from typing import BinaryIO
 
 BLOCK = 512  # bytes
 GNU, PAX = b"ustar  \0", b"ustar\x0000"

@@ -219,7 +219,7 @@ def main() -> None:
         report = kill_loop(store, arguments.kills, random.Random(arguments.seed))
         # The store's files are read-only for their owner.
         subprocess.run(["chmod", "-R", "u+w", folder], check=True)
-    print(json.dumps(report, indent=1))
+        print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

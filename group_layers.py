@@ -152,9 +152,10 @@ def read_plans(document: Any) -> list[list[list[str]]]:
     """Return a plan, or an object of plans, as lists of lists of paths. Raises `GraphError`."""
     plans = []
     for plan in document.values() if isinstance(document, dict) else [document]:
-        plans.append([_field(layer, "contents", "a list") for layer in _expect(plan, "a list")])
+        layers = _expect(plan, "a list", "a plan: ")
+        plans.append([_field(layer, "contents", "a list", "a layer: ") for layer in layers])
         for path in chain(*plans[-1]):
-            _expect(path, "a store path", 'field "contents": ')
+            _expect(path, "a store path", 'a layer: field "contents": ')
     return [[*filter(None, plan)] for plan in plans]
 
 
@@ -496,8 +497,7 @@ ROOM = 6
 # and no fleet of bench/results.md has as many.
 MOST_PATHS = 2048
 
-_NEVER = float("inf")
-_APART = 1e30  # more than any bytes
+_APART, _NEVER = 1e30, float("inf")  # more than any bytes
 _IS_ONE = bytes.maketrans(b"01", b"\0\1")
 _count_bits = getattr(int, "bit_count", lambda bits: f"{bits:b}".count("1"))  # Python 3.10
 
@@ -671,8 +671,8 @@ class _Closure:
         """Return the parts of an image, from the plans of all its paths."""
         room = budget - budget // ROOM
         for closure in self.closures[: len(self.references)]:
-            parts = _merge(self.parts(closure, closure, room), [room])
-            self.plans.append([part.paths for part in parts])
+            merged = _merge(self.parts(closure, closure, room), [room])
+            self.plans.append([part.paths for part in merged])
         left = sum(1 << path for path, images in enumerate(self.images) if images)
         return self.parts((1 << len(self.plans)) - 1, left, budget)
 
@@ -696,7 +696,8 @@ class _Closure:
         heads = _find_heads(self.references, {*below, *placed}) if is_image else {}
         alike: dict[tuple, int] = {}
         for path in _selected(range(len(self.paths)), left):
-            key = heads.get(path), self.levels[path]
+            head = heads.get(path, path)
+            key = None if head == path else head, self.levels[path]
             alike[key] = alike.get(key, 0) | 1 << path
         return [*parts, *map(self.part, alike.values())]
 

@@ -180,7 +180,7 @@ class TestLock:
         error = nix.error(
             *nix.expression(fleet(IMAGES, f"known = {tmp_path}/layers.json;")), "-A", "lock"
         )
-        assert "known" in error and "expected plans" in error
+        assert "known, layers.json: a layer: expected an object, got a list" in error
 
 
 class TestCalls:

@@ -90,7 +90,7 @@ def reuse_plan(document: dict, budget: int, popularity: dict[str, int]) -> list[
         groups: dict[object, set[str]] = {}
         for path in everything - held:
             heads = {p for p in dominators(path) if dominators(p) == {p}} if is_image else set()
-            groups.setdefault((*heads, level[path]), set()).add(path)
+            groups.setdefault((*(heads - {path}), level[path]), set()).add(path)
         return parts + [Part(frozenset(paths), 0, False) for paths in groups.values()]
 
     def plan(path: str) -> list[frozenset[str]]:

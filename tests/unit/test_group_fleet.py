@@ -293,11 +293,14 @@ class TestProgram:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("1", "expected a list, got 1"),
-            ("[[]]", "expected an object, got an empty list"),
-            ('{"a": [{}]}', 'field "contents": missing'),
-            ('{"a": [{"contents": [1]}]}', 'field "contents": expected a store path, got 1'),
-            ('[{"contents": "/a"}]', 'field "contents": expected a list, got "/a"'),
+            ("1", "a plan: expected a list, got 1"),
+            ("[[]]", "a layer: expected an object, got an empty list"),
+            ('{"a": [{}]}', 'a layer: field "contents": missing'),
+            (
+                '{"a": [{"contents": [1]}]}',
+                'a layer: field "contents": expected a store path, got 1',
+            ),
+            ('[{"contents": "/a"}]', 'a layer: field "contents": expected a list, got "/a"'),
         ],
     )
     def test_a_file_without_plans_is_refused(self, tmp_path, text, message):

@@ -62,7 +62,7 @@ def draw(
 
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     with pyplot.rc_context(STYLE):
-        size = 4.2 * len(panels) + 2.6, 4.2
+        size = min(4.2 * len(panels), 13) + 2.6, 4.2
         shared = not any(panel.y_label for panel in panels)
         figure, axes = pyplot.subplots(
             1, len(panels), figsize=size, sharey=shared, squeeze=False, layout="constrained"

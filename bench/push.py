@@ -11,10 +11,10 @@ of the tests: `dev/test -- bench/push.py`.
 
 The first table is for a machine that has everything but the change, and a docker-registry that has
 the previous revision. Bytes are counted between skopeo, whose cache is kept or emptied, and the
-registry, requests included. In the second, the clock stops when docker, which has the previous
-revision, runs a container that prints the new one. The third is for machines whose store is empty,
-or has only the sources of the packages, with a binary cache that has the previous revision or this
-one.
+registry, requests included. In the second, the clock stops when docker or podman, which has the
+previous revision, runs a container that prints the new one. The third is for machines whose store
+is empty, or has only the sources of the packages, with a binary cache that has the previous
+revision or this one.
 
 With `--nixpkgs`, a checkout of nixpkgs, its dockerTools.streamLayeredImage is measured, too. skopeo
 pushes its output from a file, since not every skopeo reads archives from a pipe. With
@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shutil
@@ -43,6 +44,7 @@ from speed import BENCH, Builder, prepare
 from timing import MEGA, Command, Failure, machine, run, say, table
 
 sys.path.insert(0, str(BENCH.parent / "tests/support"))
+from containers import PODMAN_RUN, container_home, podman_command, storage_driver
 from daemons import run_docker, run_ssh_server  # they lie with the tests
 from docker_registry import run_registry
 
@@ -71,6 +73,7 @@ WITHOUT_IMPORT = f"{EVALUATE}, importFromDerivation = false"
 BUILD = "builds the change and pushes"
 
 REGISTRY, DAEMON, SSH = "registry, docker pull", "docker on this machine", "docker by ssh"
+PODMAN = "podman on this machine"
 ARCHIVE = "$(nix-store --realise {skopeo})/bin/skopeo --insecure-policy copy"
 ARCHIVE += " docker-archive:$TMPDIR/archive"
 TO_REGISTRY = "docker://{registry}/{name} --dest-tls-verify=false"
@@ -92,6 +95,11 @@ SCRIPTS = {
     SSH: {
         OURS: "$path/bin/copy-to ssh://root@{server}/{name}:latest",
         DOCKER_TOOLS: "$path | gzip --fast | ssh ssh://root@{server} docker load",
+    },
+    PODMAN: {
+        OURS: "$path/bin/copy-to 'containers-storage:{store}{name}:latest'",
+        DOCKER_TOOLS: "$path | podman load --quiet",
+        NIX2CONTAINER: "$path/bin/copy-to 'containers-storage:{store}{name}:latest'",
     },
 }
 
@@ -115,7 +123,7 @@ def middle(pushes: Iterable[Push]) -> Push:
 
 
 def cells(figures: Iterable[float]) -> list[str]:
-    return [f"{figure:.2f}" for figure in figures]
+    return ["" if math.isnan(figure) else f"{figure:.2f}" for figure in figures]
 
 
 class Bench:
@@ -141,9 +149,26 @@ class Bench:
         # Evaluated by the first command; its packages are this machine's.
         known = [self.build("contents"), self.build("tools"), self.build("contents", SERVICE)]
         paths = [path for command in known for path in run(command).output.split()]
-        paths += [os.path.realpath(shutil.which(name) or name) for name in ("docker", "ssh")]
+        programs = "docker", "ssh", "podman", "runc", "conmon"
+        paths += [os.path.realpath(shutil.which(name) or name) for name in programs]
         run([*NIX, "copy", "--no-check-sigs", "--to", self.home.folder, *paths])
         self.prepare()
+        self.store = self.add_podman(folder / "podman")
+
+    def add_podman(self, storage: Path) -> str:
+        """Put a podman with a storage of its own into PATH; return how skopeo names the storage."""
+        programs = storage / "bin"
+        programs.mkdir(parents=True)
+        podman = " ".join(map(str, podman_command(storage))).partition(" ")
+        lines = [
+            "#!/bin/sh",
+            f"export HOME={container_home(storage)}",
+            f'exec {shutil.which("podman")} {podman[2]} "$@"',
+        ]
+        (programs / "podman").write_text("\n".join(lines) + "\n")
+        (programs / "podman").chmod(0o755)
+        os.environ["PATH"] = f"{programs}:{os.environ['PATH']}"
+        return f"[{storage_driver(storage)}@{storage}/root+{storage}/run]"
 
     def prepare(self) -> None:
         """Have what each program needs for any image: its tools, and what it builds for itself."""
@@ -179,7 +204,8 @@ class Bench:
         """Return a shell script that moves an image; `get` prints the path of what does it."""
         addresses = {name: relay.address for name, relay in self.relays.items()}
         get_path = " ".join(f"'{word}'" for word in get)
-        script = SCRIPTS[way][program].format(name=name, skopeo=self.skopeo, **addresses)
+        places = {**addresses, "skopeo": self.skopeo, "store": self.store}
+        script = SCRIPTS[way][program].format(name=name, **places)
         return f"path=$({get_path}); {script}"
 
     def push(self, on: Machine, name: str, program: str, get: Command) -> tuple[Push, str]:
@@ -196,9 +222,10 @@ class Bench:
         return Push(done.wall, done.cpu, *moved), done.log
 
     def deploy(self, way: str, program: str, package: str) -> tuple[float, float, float]:
-        """Change a program of one's own, and have docker run it in the service.
+        """Change a program of one's own, and have docker or podman run it in the service.
 
-        Returns seconds, CPU seconds without those of the daemon, and megabytes sent to docker.
+        Returns seconds, CPU seconds without those of the daemon, and megabytes sent to docker or
+        podman, which are not known of what others copy into podman's storage.
         """
         name = slug(SERVICE, program)
         path = self.change(package, SERVICE)
@@ -208,15 +235,17 @@ class Bench:
             image = f"{self.registry}/{name}"
             script += f"; docker pull --quiet {image}"
         read = f"print(open('{path}/needs').readline())"
-        script += f'; docker run --rm --network=none {image} /bin/python3 -c "{read}"'
+        host = "podman" if way == PODMAN else "docker"
+        options = " ".join(PODMAN_RUN) if way == PODMAN else "--rm --network=none"
+        script += f'; {host} run {options} {image} /bin/python3 -c "{read}"'
         before = self.sent
         done = self.home.run("sh", "-ec", script)
         if done.output.split()[-1] != self.revisions[package]:
             raise Failure(f"{program}, {way}: the container has an old program: {done.output}")
-        moved = float(self.sent - before)
-        # docker pulls from copy-to itself.
+        moved = float(self.sent - before) if way != PODMAN or program == OURS else math.nan
+        # They pull from copy-to itself.
         pulled = re.findall(r"sent \d+ of \d+ layers, ([\d.]+) ([kM])B", done.log)
-        for size, unit in pulled if way == DAEMON else ():
+        for size, unit in pulled if way in (DAEMON, PODMAN) else ():
             moved += float(size) * {"k": 1000, "M": MEGA}[unit]
         return done.wall, done.cpu, moved / MEGA
 
@@ -384,8 +413,9 @@ def write_report(file: Path, changes: str, containers: str, empty_stores: str) -
         "## From an edit to a running container",
         f"![Seconds from an edit to a running container]({file.stem}.svg)",
         "The image is the service, which `copy-to` sends to `docker://`, where docker pulls it, to "
-        "`docker-daemon:` or to `ssh://`. `docker load` takes dockerTools' stream, and "
-        "nix2container's archive. CPU time is without that of docker's daemon.",
+        "`docker-daemon:`, to `ssh://` or to `containers-storage:`. `docker load` takes "
+        "dockerTools' stream, and nix2container's archive, `podman load` the stream; nix2container "
+        "copies into podman's storage itself. CPU time is without that of docker's daemon.",
         containers,
         "## A machine with an empty store and a binary cache",
         "The image is the application. The last two figures are megabytes pulled from the cache. "

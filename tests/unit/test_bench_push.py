@@ -13,17 +13,17 @@ sys.path.insert(0, str(BENCH))
 import push  # noqa: E402
 
 ADDRESSES = {"registry": "127.0.0.1:1", "docker": "127.0.0.1:2", "server": "127.0.0.1:3"}
-SKOPEO = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-skopeo"
+PLACES = {"skopeo": "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-skopeo", "store": "[vfs@/a+/b]"}
 
 
 @pytest.mark.parametrize(
     "way, program", [(way, program) for way in push.SCRIPTS for program in push.SCRIPTS[way]]
 )
 def test_each_way_names_an_address_and_what_was_built(way: str, program: str) -> None:
-    script = push.SCRIPTS[way][program].format(name="service", skopeo=SKOPEO, **ADDRESSES)
+    script = push.SCRIPTS[way][program].format(name="service", **PLACES, **ADDRESSES)
     assert "$path" in script and "{" not in script
-    # docker itself is named by DOCKER_HOST.
-    assert "127.0.0.1:" in script or way == push.DAEMON
+    # docker itself is named by DOCKER_HOST, podman by PATH.
+    assert "127.0.0.1:" in script or way in (push.DAEMON, push.PODMAN)
 
 
 def test_every_way_is_one_of_this_project() -> None:

@@ -677,7 +677,7 @@ class _Closure:
         return self.parts((1 << len(self.plans)) - 1, left, budget)
 
     def parts(self, paths: int, left: int, budget: int) -> list[_Part]:
-        """Return the parts of what is `left` of paths, of which others have been planned."""
+        """Return the parts of the paths that are `left`. One plan has each that was asked for."""
         asked = self.tops(paths)
         below = self.references[asked[0]] if len(asked) == 1 else asked
         parts = [self.part(1 << it, 1, self.sizes[it] / 3, True) for it in asked if left >> it & 1]

@@ -18,9 +18,12 @@ COMMAND = """\
 import sys
 
 sys.path[0] = "{lib}"
-from {module} import main
+try:
+    from {module} import main
 
-sys.exit(main())
+    sys.exit(main())
+except KeyboardInterrupt:
+    sys.exit(130)
 """
 
 

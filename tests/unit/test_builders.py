@@ -5,6 +5,9 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -28,6 +31,17 @@ def test_module_is_imported_without_doing_anything_and_its_examples_are_true(nam
 
 HASH = "0123456789abcdfghijklmnpqrsvwxyz"
 STORE_NAME = f"{HASH}-git-2.39"
+
+
+def test_packaged_program_is_interrupted_without_a_traceback(tmp_path: Path) -> None:
+    """Also while it imports its modules."""
+    module = tmp_path / f"{HASH}-interrupted.py"
+    module.write_text("import os\nos.kill(os.getpid(), 2)\nmain = None\n")
+    package = f"{ROOT}/build-image/programs/package.py"
+    out = tmp_path / "out"
+    subprocess.run([sys.executable, package, out, "program", "interrupted", module], check=True)
+    done = subprocess.run([out / "bin/program"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
 
 
 class TestJSON:

@@ -576,8 +576,8 @@ Debian's dependencies, sizes and updates are real, its store paths made up (corp
 begin with nixos- or debian- come from files that are not in this repository. The NixOS sets are of
 2018: hashes, dependency inputs and revisions are real; which of the inputs stay references, and
 most sizes, are modelled. debian-bookworm is another choice of packages than bookworm, with few
-updates. How images are grouped was chosen on these two, and trixie and bullseye were looked at
-meanwhile; the other sets were measured when all was chosen.
+updates. How images are grouped was chosen on these two, and confirmed on trixie, forky and
+bullseye; the other sets were measured when all was chosen.
 
 ![Bytes pulled, and bytes that an edit changes, against the number of layers](reuse.svg)
 

@@ -485,8 +485,8 @@ def _nixery(graph: Graph, budget: int, popularity: dict[str, int]) -> list[Layer
 # as many images have. bench/results.md has the figures, also with half and twice each constant.
 
 # What a layer costs, in bytes of store paths that a host pulls in the same time. By client, it is
-# 0.5 to 1.8 MB in CPU time, and more by the clock (bench/pull.md). A smaller value keeps more of
-# what images share.
+# 0.5 to 2.7 MB in CPU time and 0.4 to 2.5 MB by the clock (bench/pull.md). A smaller value keeps
+# more of what images share.
 LAYER_PRICE = 350_000
 # An update changes one of so many paths. If the changed share is exponentially distributed, a layer
 # that needs n paths stays as it is with a chance of 100 / (100 + n).
